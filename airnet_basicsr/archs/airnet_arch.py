@@ -1,0 +1,227 @@
+"""AirNet: the degradation encoder (CBDE) and the degradation-guided restorer (DGRN) of the paper.
+
+Section and equation numbers are those of "All-In-One Image Restoration for Unknown Corruption" (CVPR 2022). Where the
+official release departs from the paper, this follows the release, whose checkpoints it loads, and says so.
+"""
+
+from typing import NamedTuple
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from airnet_basicsr.ops import modulated_deform_conv2d
+
+SLOPE = 0.1  # of every LeakyReLU in the network
+
+
+class Encoding(NamedTuple):
+    """What the encoder says of a batch of degraded images."""
+
+    z: Tensor
+    """B x C x H x W, the degradation representation that guides the restorer (Sec. 3.2)."""
+    embedding: Tensor
+    """B x 4C, the pooled features before the MLP."""
+    projection: Tensor
+    """B x 4C, the MLP's output; of unit length it is the query or key of the contrastive loss."""
+
+
+class ResidualBlock(nn.Module):
+    """conv3x3-BN-LeakyReLU-conv3x3-BN plus a conv1x1-BN shortcut; LeakyReLU after the sum."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
+        )
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.body(x) + self.shortcut(x), SLOPE)
+
+
+class DegradationEncoder(nn.Module):
+    """Contrastive-Based Degradation Encoder (CBDE, Sec. 3.2).
+
+    ``forward(x)`` gives an :class:`Encoding` of images x (B x 3 x H x W, values in [0, 1]). :meth:`represent` stops at
+    z, which is all that restoring needs.
+    """
+
+    def __init__(self, num_in_ch: int = 3, num_feat: int = 64) -> None:
+        super().__init__()
+        channels = (num_in_ch, num_feat, 2 * num_feat, 4 * num_feat)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(channels[i], channels[i + 1], stride=1 if i == 0 else 2) for i in range(3)
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(4 * num_feat, 4 * num_feat),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            nn.Linear(4 * num_feat, 4 * num_feat),
+        )
+
+    def represent(self, x: Tensor) -> Tensor:
+        """z of x: B x C x H x W."""
+        return self.blocks[0](x)
+
+    def forward(self, x: Tensor) -> Encoding:
+        z = self.represent(x)
+        embedding = self.blocks[2](self.blocks[1](z)).mean(dim=(2, 3))
+        return Encoding(z, embedding, self.mlp(embedding))
+
+
+class GuidedDeformConv(nn.Module):
+    """3x3 modulated deformable convolution whose offsets and masks are read off (x, z) (Eq. 5 and 6)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        bound = (channels * 9) ** -0.5
+        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3).uniform_(-bound, bound))
+        self.conv_offset_mask = nn.Conv2d(2 * channels, 27, 3, 1, 1)
+        # Starts as an ordinary convolution: no offset, mask one half everywhere.
+        nn.init.zeros_(self.conv_offset_mask.weight)
+        nn.init.zeros_(self.conv_offset_mask.bias)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        # The release's order: its three thirds o1, o2, m give offset = (o1, o2), which DCNv2 reads as y, x per tap.
+        offset, mask = self.conv_offset_mask(torch.cat((x, z), 1)).split((18, 9), 1)
+        return modulated_deform_conv2d(x, offset, mask.sigmoid(), self.weight, padding=1)
+
+
+class SpatialFeatureTransform(nn.Module):
+    """x * gamma + beta, both read off z pixel by pixel (Eq. 8)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma, self.beta = (
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 1, bias=False),
+                nn.LeakyReLU(SLOPE, inplace=True),
+                nn.Conv2d(channels, channels, 1, bias=False),
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return torch.addcmul(self.beta(z), x, self.gamma(z))
+
+
+class DegradationGuidedModule(nn.Module):
+    """x + DCN(x, z) + SFT(x, z): DGM (Eq. 4). The ``x +`` is the release's; the paper leaves it out."""
+
+    def __init__(self, channels: int, with_sft: bool, with_dcn: bool) -> None:
+        super().__init__()
+        self.dcn = GuidedDeformConv(channels) if with_dcn else nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.sft = SpatialFeatureTransform(channels) if with_sft else None
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        out = x + (self.dcn(x, z) if isinstance(self.dcn, GuidedDeformConv) else self.dcn(x))
+        return out if self.sft is None else out + self.sft(x, z)
+
+
+class DegradationGuidedBlock(nn.Module):
+    """Two DGMs, each followed by a convolution, with a residual connection: DGB."""
+
+    def __init__(self, channels: int, with_sft: bool, with_dcn: bool) -> None:
+        super().__init__()
+        self.dgm1 = DegradationGuidedModule(channels, with_sft, with_dcn)
+        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.dgm2 = DegradationGuidedModule(channels, with_sft, with_dcn)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        out = F.leaky_relu(self.dgm1(x, z), SLOPE)
+        out = F.leaky_relu(self.conv1(out), SLOPE)
+        out = F.leaky_relu(self.dgm2(out, z), SLOPE)
+        return self.conv2(out) + x
+
+
+class DegradationGuidedGroup(nn.Module):
+    """DGBs and a convolution, with a residual connection: DGG."""
+
+    def __init__(self, channels: int, num_block: int, with_sft: bool, with_dcn: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(DegradationGuidedBlock(channels, with_sft, with_dcn) for _ in range(num_block))
+        self.conv = nn.Conv2d(channels, channels, 3, 1, 1)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        out = x
+        for block in self.blocks:
+            out = block(out, z)
+        return self.conv(out) + x
+
+
+class DegradationGuidedRestorer(nn.Module):
+    """Degradation-Guided Restoration Network (DGRN, Sec. 3.3). It has no residual connection over the whole image."""
+
+    def __init__(
+        self, num_in_ch: int, num_feat: int, num_group: int, num_block: int, with_sft: bool, with_dcn: bool
+    ) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(num_in_ch, num_feat, 3, 1, 1)
+        self.groups = nn.ModuleList(
+            DegradationGuidedGroup(num_feat, num_block, with_sft, with_dcn) for _ in range(num_group)
+        )
+        self.conv = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.tail = nn.Conv2d(num_feat, num_in_ch, 3, 1, 1)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        shallow = self.head(x)
+        out = shallow
+        for group in self.groups:
+            out = group(out, z)
+        return self.tail(self.conv(out) + shallow)
+
+
+@ARCH_REGISTRY.register()
+class AirNet(nn.Module):
+    """All-In-One Image Restoration Network (paper Sec. 3, Fig. 2).
+
+    The defaults are the paper's network: 7,610,377 parameters, of which the encoder has 1,319,936. The momentum key
+    encoder and the queue belong to training (:class:`~airnet_basicsr.models.airnet_model.AirNetModel`), not to the
+    network.
+
+    Args:
+        num_in_ch: Channels of the image, in and out.
+        num_feat: Channels C of the features and of z; the embedding has 4C.
+        num_group: Degradation-guided groups.
+        num_block: Blocks in each group.
+        with_sft: False leaves the spatial feature transform out (Table 7, "w.o. SFT").
+        with_dcn: False puts an ordinary 3x3 convolution in place of the deformable one (Table 7, "w.o. DCN").
+    """
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_feat: int = 64,
+        num_group: int = 5,
+        num_block: int = 5,
+        with_sft: bool = True,
+        with_dcn: bool = True,
+    ) -> None:
+        super().__init__()
+        self.encoder = DegradationEncoder(num_in_ch, num_feat)
+        self.restorer = DegradationGuidedRestorer(num_in_ch, num_feat, num_group, num_block, with_sft, with_dcn)
+
+    def forward(self, x: Tensor, encode: bool = False, restore: bool = True) -> Tensor | Encoding | tuple:
+        """Restore images, describe their degradation, or both from one pass of the encoder.
+
+        Args:
+            x: Degraded images, B x 3 x H x W, of any H and W; values in [0, 1] (noise may leave that range).
+            encode: Also run the rest of the encoder, for training and for looking at embeddings.
+            restore: False runs the encoder only (training's warm-up).
+
+        Returns:
+            The restored images (B x 3 x H x W, not clipped); with ``encode`` the pair (restored, :class:`Encoding`);
+            with ``encode`` and without ``restore`` the :class:`Encoding` alone.
+        """
+        if not encode:
+            return self.restorer(x, self.encoder.represent(x))
+        encoding = self.encoder(x)
+        return (self.restorer(x, encoding.z), encoding) if restore else encoding

@@ -1,0 +1,117 @@
+"""Named images of a folder or an LMDB, read as 8-bit RGB or refused with a message."""
+
+import os
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+from basicsr.utils import FileClient, scandir
+
+from airnet_basicsr.errors import InputError
+
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+
+
+class ImageSource:
+    """The images of one folder (with its subfolders) or of one LMDB in the toolbox's format.
+
+    Attributes:
+        keys: Sorted names: the LMDB's keys, or paths below the folder without their suffix.
+        partners: For LMDBs whose ``meta_info.txt`` names in a fourth column the clean image of each degraded one, that
+            mapping of keys; else empty.
+
+    Args:
+        dataroot: The folder; one whose name ends in ``.lmdb`` is read as LMDB.
+        option: The option that named it, for messages.
+
+    Raises:
+        InputError: There is no such folder or LMDB, or no image in it.
+    """
+
+    def __init__(self, dataroot: str, option: str) -> None:
+        self.root = Path(dataroot).expanduser()
+        self.option = option
+        self.partners: dict[str, str] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._client: FileClient | None = None
+        if not self.root.is_dir():
+            raise InputError(f'option {option}: there is no folder {self.root}')
+        self.is_lmdb = self.root.suffix == '.lmdb'
+        self._files = {} if self.is_lmdb else self._list_folder()
+        self.keys = self._list_lmdb() if self.is_lmdb else sorted(self._files)
+        if not self.keys:
+            raise InputError(f'option {option}: there are no images in {self.root}')
+
+    def _list_folder(self) -> dict[str, str]:
+        files: dict[str, str] = {}
+        for name in sorted(scandir(str(self.root), recursive=True)):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            if stem in files:
+                raise InputError(f'{self.root}: {files[stem]} and {name} would be the same image; remove one')
+            files[stem] = name
+        return files
+
+    def _list_lmdb(self) -> list[str]:
+        meta = self.root / 'meta_info.txt'
+        if not meta.is_file() or not (self.root / 'data.mdb').is_file():
+            raise InputError(
+                f"option {self.option}: {self.root} is no LMDB in the toolbox's format (data.mdb with meta_info.txt)"
+            )
+        for line in meta.read_text(encoding='utf-8').splitlines():
+            if not line.strip():
+                continue
+            key = line.split('.')[0]
+            shape = re.search(r'\(([\d, ]+)\)', line)
+            self._shapes[key] = tuple(int(n) for n in shape[1].split(',') if n.strip()) if shape else ()
+            columns = line.split()
+            if len(columns) > 3:
+                self.partners[key] = columns[3]
+        return sorted(self._shapes)
+
+    def describe(self, key: str) -> str:
+        """Where image ``key`` is, for messages."""
+        return f'{key} in {self.root}' if self.is_lmdb else str(self.root / self._files[key])
+
+    def path(self, key: str) -> str:
+        """What the toolbox calls the image's path: its file, or its key in an LMDB."""
+        return key if self.is_lmdb else str(self.root / self._files[key])
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """(h, w, c) as an LMDB's ``meta_info.txt`` has it, else (): unknown without reading."""
+        return self._shapes.get(key, ())
+
+    def read(self, key: str) -> np.ndarray:
+        """Image ``key`` as RGB, uint8, H x W x 3.
+
+        Raises:
+            InputError: It cannot be decoded, or is not an 8-bit colour image without alpha.
+        """
+        content = self._open().get(key if self.is_lmdb else self.path(key), 'images')
+        if content is None:
+            raise InputError(f'image {self.describe(key)}: listed in meta_info.txt but not stored')
+        data = np.frombuffer(content, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        if image is None:
+            raise InputError(f'image {self.describe(key)} cannot be decoded: damaged, or not an image')
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        if channels != 3 or image.dtype != np.uint8:
+            kind = {1: 'grey', 4: 'RGBA'}.get(channels, f'of {channels} channels') if channels != 3 else 'RGB'
+            raise InputError(
+                f'image {self.describe(key)} is {kind}, {image.dtype}; only 8-bit RGB is taken, so that nothing is '
+                'converted unnoticed. Convert it or remove it.'
+            )
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def _open(self) -> FileClient:
+        # At the first reading, as the toolbox does: worker processes then open their own.
+        if self._client is None:
+            self._client = (
+                FileClient('lmdb', db_paths=[str(self.root)], client_keys=['images']) if self.is_lmdb else FileClient()
+            )
+        return self._client
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_client': None}

@@ -1,0 +1,3 @@
+from airnet_basicsr.models.airnet_model import AirNetModel
+
+__all__ = ['AirNetModel']

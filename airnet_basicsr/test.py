@@ -1,0 +1,14 @@
+"""``python -m airnet_basicsr.test -opt X.yml``: the toolbox's testing, with results below the working directory."""
+
+import os
+
+from basicsr.test import test_pipeline
+
+
+def main(root_path: str | None = None) -> None:
+    """Test as the command line's options say; results go to ``root_path``."""
+    test_pipeline(root_path or os.getcwd())
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,22 @@
+"""Build and installation of airnet-basicsr.
+
+BasicSR is needed but not listed below: `basicsr` and `basicsr-fixed` (its git master) install the same package, and a
+requirement on one would overwrite the other. The Makefile installs the first where neither is there.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name='airnet-basicsr',
+    version='0.1.0',
+    description='AirNet, the all-in-one image restoration network (CVPR 2022), as a plugin of BasicSR',
+    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['airnet_basicsr', 'airnet_basicsr.*']),
+    install_requires=['torch>=2.6', 'torchvision', 'numpy', 'opencv-python', 'lmdb', 'scikit-image', 'tqdm', 'pyyaml'],
+    extras_require={'dev': ['pytest', 'ruff']},
+)
