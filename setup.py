@@ -6,7 +6,7 @@ requirement on one would overwrite the other. The Makefile installs the first wh
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 setup(
     name='airnet-basicsr',
@@ -18,5 +18,16 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['airnet_basicsr', 'airnet_basicsr.*']),
     install_requires=['torch>=2.6', 'torchvision', 'numpy', 'opencv-python', 'lmdb', 'scikit-image', 'tqdm', 'pyyaml'],
+    # Optional: where it cannot be compiled, a slower backend in stock PyTorch serves. Loaded through ctypes.
+    ext_modules=[
+        Extension(
+            'airnet_basicsr.ops._native',
+            ['airnet_basicsr/ops/native.cpp'],
+            language='c++',
+            extra_compile_args=['-std=gnu++17', '-O3', '-fopenmp'],
+            extra_link_args=['-fopenmp'],
+            optional=True,
+        )
+    ],
     extras_require={'dev': ['pytest', 'ruff']},
 )

@@ -1,3 +1,70 @@
-"""Shared by all tests."""
+"""Shared by all tests: photographs that come with scikit-image, in folders and LMDBs; the toolbox's commands."""
 
-import airnet_basicsr  # noqa: F401  (first of all: BasicSR 1.4.2 cannot be imported without its repairs)
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import airnet_basicsr  # noqa: F401  (before the toolbox: BasicSR 1.4.2 cannot be imported without its repairs)
+
+# ruff: isort: split
+from basicsr.utils.lmdb_util import LmdbMaker
+from skimage import data
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_image(path: Path, rgb: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+
+
+def write_lmdb(path: Path, images: dict[str, np.ndarray]) -> Path:
+    maker = LmdbMaker(str(path), map_size=2**28)
+    for key, rgb in images.items():
+        content = cv2.imencode('.png', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+        maker.put(content, key, rgb.shape)
+    maker.close()
+    return path
+
+
+@pytest.fixture(scope='session')
+def photos() -> dict[str, np.ndarray]:
+    """Seven pieces, of 96 x 104 pixels, of photographs: uint8 RGB by name."""
+    sources = {'astronaut': data.astronaut(), 'coffee': data.coffee(), 'chelsea': data.chelsea(), 'rocket': data.rocket()}
+    corners = [('astronaut', 0, 150), ('astronaut', 300, 200), ('coffee', 100, 100), ('coffee', 200, 300)]
+    corners += [('chelsea', 60, 100), ('chelsea', 150, 200), ('rocket', 150, 300)]
+    return {f'{name}{i}': sources[name][y : y + 96, x : x + 104] for i, (name, y, x) in enumerate(corners)}
+
+
+@pytest.fixture(scope='session')
+def paper_datasets(tmp_path_factory, photos) -> Path:
+    """A folder with `datasets/`, laid out as options/*_airnet_aio.yml say, of few and small photographs."""
+    root = tmp_path_factory.mktemp('paper')
+    folder = root / 'datasets'
+    folder.mkdir()
+    names = list(photos)
+    clean = ['BSD400', 'WED', 'CBSD68', 'Rain100L_train_gt', 'Rain100L_test_gt', 'OTS_gt', 'SOTS_outdoor_gt']
+    for i, name in enumerate(clean):
+        write_lmdb(folder / f'{name}.lmdb', {key: photos[key] for key in names[i % 3 : i % 3 + 3]})
+    for name in ('Rain100L_train', 'Rain100L_test', 'OTS', 'SOTS_outdoor'):
+        images = {key: photos[key] for key in names[clean.index(f'{name}_gt') % 3 :][:3]}
+        write_lmdb(folder / f'{name}_lq.lmdb', {key: np.uint8(image * 0.6 + 90) for key, image in images.items()})
+    return root
+
+
+def run_python(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run this interpreter as a user would; stdout and stderr together in ``stdout``."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )

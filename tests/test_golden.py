@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from basicsr.models import build_model
-from basicsr.utils.options import ordered_yaml
 from golden import FIXTURES, official_checkpoint
 
 from airnet_basicsr.checkpoints import from_official
+from airnet_basicsr.options import load_options
 
 OPTIONS = Path(__file__).parents[1] / 'options'
 
@@ -25,7 +24,7 @@ def official(tmp_path_factory):
 
 def build(official, **train):
     """The model of the shipped all-in-one option file, on the CPU, from the official checkpoint."""
-    opt = yaml.load((OPTIONS / 'train_airnet_aio.yml').read_text(), ordered_yaml()[0])
+    opt = load_options(OPTIONS / 'train_airnet_aio.yml')
     opt.update(num_gpu=0, dist=False, is_train=True, rank=0, world_size=1)
     opt['path'].update(pretrain_network_g=str(official))
     opt['train'].update(encoder_warmup_iter=0, **train)

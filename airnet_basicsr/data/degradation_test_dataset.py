@@ -21,8 +21,7 @@ class DegradationTestDataset(Dataset):
     Items are ``lq`` and ``gt`` (3 x H x W, float32, RGB, values in [0, 1] but for unclipped noise), ``lq_path`` and
     ``gt_path``.
 
-    What is drawn (noise) depends only on the image's name without folder and suffix, the degradation's options and
-    ``seed``: never on order, workers, folder or LMDB. It comes from numpy's RandomState, whose stream no numpy version
+    What is drawn (noise) depends only on the image's name without folder and suffix, on sigma and on ``seed``: never on order, workers, folder or LMDB. It comes from numpy's RandomState, whose stream no numpy version
     changes.
 
     Options (beside the toolbox's): ``degradation``, a mapping as in :mod:`airnet_basicsr.data.degradations`; ``seed``
@@ -44,7 +43,7 @@ class DegradationTestDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         clean, source = self.degradation.load(index)
         path = self.degradation.path(index)
-        drawn_for = f'{PurePath(path).stem}|{getattr(self.degradation, "sigma", "")}|{self.seed}'
+        drawn_for = f'{PurePath(path).stem}|{getattr(self.degradation, "sigma", 0):g}|{self.seed}'
         rng = np.random.RandomState(zlib.crc32(drawn_for.encode()))
         window = tuple(self._centre(side) for side in clean.shape[:2])
         return {

@@ -12,6 +12,7 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
+from torch import nn
 
 from airnet_basicsr.checkpoints import load_strictly, read_checkpoint
 from airnet_basicsr.errors import InputError
@@ -77,7 +78,7 @@ class AirNetModel(SRModel):
         load_strictly(self.contrast, state, path)
 
     def load_network(
-        self, net: torch.nn.Module, load_path: str, strict: bool = True, param_key: str = 'params'
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params'
     ) -> None:
         networks = read_checkpoint(load_path).networks
         if param_key not in networks:
@@ -95,7 +96,7 @@ class AirNetModel(SRModel):
     def feed_data(self, data: dict[str, Any]) -> None:
         """Take an item of a validation set, or a batch of the training set.
 
-        The latter's ``lq``, ``key`` and ``gt`` are B x D x 3 x H x W, with D degradations; here they become BD x 3 x H x W.
+        The latter's ``lq``, ``key`` and ``gt`` (B x D x 3 x H x W, D degradations) become BD x 3 x H x W here.
         """
         super().feed_data(data)
         if 'key' in data:

@@ -1,0 +1,154 @@
+"""``make demo``: a small AirNet trained, tested and shown on real photographs, on a CPU, in minutes.
+
+Everything runs through the toolbox's own commands and the option files ``train_demo.yml`` and ``test_demo.yml``; this
+program makes their LMDBs, from photographs that come with scikit-image, and shows the result.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from basicsr.data import build_dataset
+from basicsr.metrics import calculate_psnr, calculate_ssim
+from basicsr.utils import tensor2img
+from basicsr.utils.lmdb_util import LmdbMaker
+from skimage import data
+
+from airnet_basicsr.data.synthesis import RESIDE_AIRLIGHTS, RESIDE_BETAS, add_haze, add_rain, estimate_depth
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.options import load_options
+
+DATASETS = Path('datasets/demo')
+TILE = 128  # training images are cut to tiles of at least this many pixels, each with its own rain and haze
+GAP = 8  # pixels between the training and the validation part of a photograph
+
+
+def photographs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Photographs (uint8, H x W x 3, RGB) with their depth (see :func:`add_haze`), by name."""
+    images = {
+        'astronaut': data.astronaut(),
+        'chelsea': data.chelsea(),
+        'coffee': data.coffee(),
+        'rocket': data.rocket(),
+    }
+    scenes = {name: (image, estimate_depth(image)) for name, image in images.items()}
+    motorcycle, _, disparity = data.stereo_motorcycle()
+    # True depth, up to its unit, is one over the disparity. Where the scanner saw nothing, its surroundings stand in.
+    seen = np.isfinite(disparity) & (disparity > 0)
+    nearest = disparity[seen].max()
+    nearness = np.where(seen, 255 * disparity / nearest, 0).astype(np.uint8)
+    nearness = cv2.inpaint(nearness, np.uint8(~seen), 3, cv2.INPAINT_TELEA)
+    scenes['motorcycle'] = motorcycle, 2 * 255 / np.maximum(nearness, 25)
+    return scenes
+
+
+def _tiles(image: np.ndarray) -> list[tuple[slice, slice]]:
+    rows, columns = (np.linspace(0, side, side // TILE + 1).astype(int) for side in image.shape[:2])
+    return [
+        (slice(rows[i], rows[i + 1]), slice(columns[j], columns[j + 1]))
+        for i in range(len(rows) - 1)
+        for j in range(len(columns) - 1)
+    ]
+
+
+def make_datasets(folder: Path) -> None:
+    """Write the LMDBs ``{clean,rain,haze}_{train,val}.lmdb``, of disjoint parts of each photograph."""
+    partial = folder.with_name(folder.name + '.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    makers = {
+        f'{kind}_{part}': LmdbMaker(str(partial / f'{kind}_{part}.lmdb'), map_size=2**28)
+        for kind in ('clean', 'rain', 'haze')
+        for part in ('train', 'val')
+    }
+    rng = np.random.RandomState(0)
+
+    def put(part: str, key: str, image: np.ndarray, depth: np.ndarray, window: tuple[slice, slice]) -> None:
+        rain = add_rain(image, rng, angle=rng.uniform(-30, 30), density=rng.uniform(0.001, 0.003))
+        haze = add_haze(image, depth, rng.choice(RESIDE_AIRLIGHTS), rng.choice(RESIDE_BETAS[1:]))
+        for kind, whole in (('clean', image), ('rain', rain), ('haze', haze)):
+            cut = whole[window]
+            content = cv2.imencode('.png', cv2.cvtColor(cut, cv2.COLOR_RGB2BGR))[1].tobytes()
+            makers[f'{kind}_{part}'].put(content, key, cut.shape)
+
+    for name, (image, depth) in photographs().items():
+        # The right third is held out.
+        border = image.shape[1] * 2 // 3
+        for number, window in enumerate(_tiles(image[:, : border - GAP])):
+            put('train', f'{name}_{number:02d}', image, depth, window)
+        put('val', name, image, depth, (slice(None), slice(border, None)))
+    for maker in makers.values():
+        maker.close()
+    partial.rename(folder)
+
+
+def run(command: str, options: Path) -> None:
+    """Run the toolbox's command ``basicsr/<command>.py`` on an option file; ends this program where it fails."""
+    line = [sys.executable, f'basicsr/{command}.py', '-opt', str(options)]
+    print(f'\n$ python {" ".join(line[1:])}', flush=True)
+    status = subprocess.run(line).returncode
+    if status:
+        sys.exit(status)
+
+
+def report(options: Path) -> Path:
+    """Print a table of input and restored PSNR/SSIM, by degradation; write the picture panel and give its path."""
+    opt = load_options(options)
+    results = Path('results') / opt['name']
+    rows, panel = [], []
+    for dataset_opt in opt['datasets'].values():
+        dataset = build_dataset({**dataset_opt, 'phase': 'test'})
+        scores = []
+        for item in dataset:
+            name = Path(item['lq_path']).stem
+            restored = cv2.imread(str(results / 'visualization' / dataset_opt['name'] / f'{name}_{opt["name"]}.png'))
+            clean, degraded = tensor2img([item['gt']]), tensor2img([item['lq']])
+            scores.append(
+                [metric(image, clean, 0) for image in (degraded, restored) for metric in (calculate_psnr, calculate_ssim)]
+            )
+            if name == SHOWN[len(panel) % len(SHOWN)]:
+                shown = clean, degraded, restored
+        rows.append((dataset_opt['name'], len(dataset), *np.mean(scores, axis=0)))
+        panel.append(_row(*shown, caption=dataset_opt['name']))
+    print(f'\n{"degradation":<12}{"images":>7}{"input PSNR/SSIM":>19}{"restored PSNR/SSIM":>21}{"gain":>10}')
+    for name, count, *scores in rows:
+        before, after = (f'{scores[i]:.2f} / {scores[i + 1]:.4f}' for i in (0, 2))
+        print(f'{name:<12}{count:>7}{before:>19}{after:>21}{scores[2] - scores[0]:>+7.2f} dB')
+    path = results / 'panel.png'
+    cv2.imwrite(str(path), np.vstack(panel))
+    return path
+
+
+SHOWN = ('chelsea', 'coffee', 'astronaut', 'motorcycle', 'rocket')
+PANEL_SIDE = 240
+
+
+def _row(clean: np.ndarray, degraded: np.ndarray, restored: np.ndarray, caption: str) -> np.ndarray:
+    """The middle of each picture side by side, under a line that names them: uint8, BGR."""
+    top, left = ((side - min(PANEL_SIDE, side)) // 2 for side in clean.shape[:2])
+    cuts = [image[top : top + PANEL_SIDE, left : left + PANEL_SIDE] for image in (clean, degraded, restored)]
+    return cuts[0]
+
+
+def main() -> None:
+    """Run the demo from a checkout's root."""
+    train, test = Path('options/train_demo.yml'), Path('options/test_demo.yml')
+    if not train.is_file():
+        raise InputError('the demo runs in a checkout of airnet-basicsr: change to its root, or type `make demo` there')
+    started = time.monotonic()
+    if not DATASETS.is_dir():
+        print(f'Making LMDBs of photographs in {DATASETS}')
+        make_datasets(DATASETS)
+    run('train', train)
+    run('test', test)
+    panel = report(test)
+    print(f'\nClean, degraded and restored pictures: {panel}')
+    print(f'The whole demo took {(time.monotonic() - started) / 60:.1f} minutes.')
+
+
+if __name__ == '__main__':
+    main()
