@@ -25,6 +25,7 @@ from airnet_basicsr.options import load_options
 DATASETS = Path('datasets/demo')
 TILE = 128  # training images are cut to tiles of at least this many pixels, each with its own rain and haze
 GAP = 8  # pixels between the training and the validation part of a photograph
+SHOWN = ('astronaut', 'coffee', 'chelsea', 'coffee', 'motorcycle')  # in the panel, by test set
 
 
 def photographs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -100,38 +101,37 @@ def report(options: Path) -> Path:
     opt = load_options(options)
     results = Path('results') / opt['name']
     rows, panel = [], []
-    for dataset_opt in opt['datasets'].values():
+    for dataset_opt, shown in zip(opt['datasets'].values(), SHOWN, strict=True):
         dataset = build_dataset({**dataset_opt, 'phase': 'test'})
         scores = []
         for item in dataset:
             name = Path(item['lq_path']).stem
-            restored = cv2.imread(str(results / 'visualization' / dataset_opt['name'] / f'{name}_{opt["name"]}.png'))
-            clean, degraded = tensor2img([item['gt']]), tensor2img([item['lq']])
-            scores.append(
-                [metric(image, clean, 0) for image in (degraded, restored) for metric in (calculate_psnr, calculate_ssim)]
-            )
-            if name == SHOWN[len(panel) % len(SHOWN)]:
-                shown = clean, degraded, restored
+            path = results / 'visualization' / dataset_opt['name'] / f'{name}_{opt["name"]}.png'
+            pictures = clean, *others = tensor2img([item['gt']]), tensor2img([item['lq']]), cv2.imread(str(path))
+            scores.append([metric(other, clean, 0) for other in others for metric in (calculate_psnr, calculate_ssim)])
+            if name == shown:
+                captions = (dataset_opt['name'], f'input {scores[-1][0]:.1f} dB', f'restored {scores[-1][2]:.1f} dB')
+                panel.append(_panel_row(pictures, captions))
         rows.append((dataset_opt['name'], len(dataset), *np.mean(scores, axis=0)))
-        panel.append(_row(*shown, caption=dataset_opt['name']))
-    print(f'\n{"degradation":<12}{"images":>7}{"input PSNR/SSIM":>19}{"restored PSNR/SSIM":>21}{"gain":>10}')
-    for name, count, *scores in rows:
-        before, after = (f'{scores[i]:.2f} / {scores[i + 1]:.4f}' for i in (0, 2))
-        print(f'{name:<12}{count:>7}{before:>19}{after:>21}{scores[2] - scores[0]:>+7.2f} dB')
+    print(f'\n{"degradation":<12}{"images":>7}{"input PSNR / SSIM":>21}{"restored PSNR / SSIM":>23}{"gain":>11}')
+    for name, count, *means in rows:
+        before, after = (f'{means[i]:.2f} / {means[i + 1]:.4f}' for i in (0, 2))
+        print(f'{name:<12}{count:>7}{before:>21}{after:>23}{means[2] - means[0]:>+8.2f} dB')
     path = results / 'panel.png'
     cv2.imwrite(str(path), np.vstack(panel))
     return path
 
 
-SHOWN = ('chelsea', 'coffee', 'astronaut', 'motorcycle', 'rocket')
-PANEL_SIDE = 240
-
-
-def _row(clean: np.ndarray, degraded: np.ndarray, restored: np.ndarray, caption: str) -> np.ndarray:
-    """The middle of each picture side by side, under a line that names them: uint8, BGR."""
-    top, left = ((side - min(PANEL_SIDE, side)) // 2 for side in clean.shape[:2])
-    cuts = [image[top : top + PANEL_SIDE, left : left + PANEL_SIDE] for image in (clean, degraded, restored)]
-    return cuts[0]
+def _panel_row(pictures: tuple[np.ndarray, ...], captions: tuple[str, ...]) -> np.ndarray:
+    """The lower middle of each picture, captions below them: uint8, BGR."""
+    height, width = 150, 150
+    cells = []
+    for picture, caption in zip(pictures, captions, strict=True):
+        top, left = (picture.shape[0] - height) * 2 // 3, (picture.shape[1] - width) // 2
+        cell = cv2.resize(picture[top : top + height, left : left + width], None, fx=2, fy=2)
+        cell = cv2.copyMakeBorder(cell, 0, 28, 0, 6, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+        cells.append(cv2.putText(cell, caption, (4, 2 * height + 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, 16))
+    return np.hstack(cells)
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def _resume_without_cuda() -> None:
     the folder that holds ``experiments``.
     """
     import torch
-    from basicsr.utils import check_resume, get_root_logger
+    from basicsr.utils import check_resume
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         path = opt['path'].get('resume_state')
@@ -106,7 +106,6 @@ def _resume_without_cuda() -> None:
             state = torch.load(path, map_location='cpu', weights_only=True)
         except FileNotFoundError as error:
             raise InputError(f'option path:resume_state: {path} does not exist') from error
-        get_root_logger().info(f'Resuming from {path}.')
         check_resume(opt, state['iter'])
         return state
 

@@ -29,7 +29,13 @@ def build(root, noise=None, paired=None, **changes):
             **(paired or {}),
         },
     }
-    opt = {'name': 'x', 'type': 'MultiDegradationDataset', 'phase': 'train', 'gt_size': 32, 'degradations': degradations}
+    opt = {
+        'name': 'x',
+        'type': 'MultiDegradationDataset',
+        'phase': 'train',
+        'gt_size': 32,
+        'degradations': degradations,
+    }
     dataset = build_dataset({**opt, **changes})
     return [dataset[index] for index in range(len(dataset))]
 
@@ -54,7 +60,9 @@ def test_options(root):
     for empty in ({}, None):
         refused('datasets:train:degradations is empty', root, degradations=empty)
     refused('datasets:train:degradations: expected a mapping', root, degradations=['noise'])
-    with pytest.raises(InputError, match=r'datasets:val \(Kodak\): unknown key `degradations`. Did you mean `degradation`'):
+    with pytest.raises(
+        InputError, match=r'datasets:val \(Kodak\): unknown key `degradations`. Did you mean `degradation`'
+    ):
         build_dataset({'name': 'Kodak', 'type': 'DegradationTestDataset', 'phase': 'val', 'degradations': {}})
 
 
@@ -88,7 +96,13 @@ def test_small_images_are_refused(root, photos, tmp_path):
     noise = {'type': 'GaussianNoise', 'sigma': 1, 'dataroot_gt': str(path)}
     with pytest.raises(InputError, match=f'image tiny in .*small.lmdb {small}'):
         build_dataset(
-            {'name': 'x', 'type': 'MultiDegradationDataset', 'phase': 'train', 'gt_size': 100, 'degradations': {'n': noise}}
+            {
+                'name': 'x',
+                'type': 'MultiDegradationDataset',
+                'phase': 'train',
+                'gt_size': 100,
+                'degradations': {'n': noise},
+            }
         )
 
 

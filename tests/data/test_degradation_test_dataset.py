@@ -70,7 +70,8 @@ def test_noise_differs_by_image_sigma_and_seed(root):
 
 def test_protocols(root, photos):
     """`uint8` is `float` clipped and cut to whole numbers: what the release's tests feed."""
-    items = {protocol: named(build(root / 'all.lmdb', protocol=protocol, sigma=50), 'rocket6') for protocol in ('float', 'uint8')}
+    sets = {protocol: build(root / 'all.lmdb', protocol=protocol, sigma=50) for protocol in ('float', 'uint8')}
+    items = {protocol: named(dataset, 'rocket6') for protocol, dataset in sets.items()}
     lq = {protocol: item['lq'].numpy() * 255.0 for protocol, item in items.items()}
     np.testing.assert_allclose(lq['uint8'], np.floor(np.clip(lq['float'], 0, 255)), atol=1.01)
     assert np.mean(np.abs(lq['uint8'] - np.floor(np.clip(lq['float'], 0, 255))) < 1e-3) > 0.999

@@ -83,7 +83,8 @@ def test_items_are_aligned_degraded_as_named_and_of_one_image(roots):
 
 def test_an_epoch_shows_every_image_and_all_eight_orientations(tmp_path):
     # Images of one grey value, brighter to the right: the value names the image, the slope the orientation.
-    ramp = np.linspace(0, 20, PATCH).astype(np.uint8)[None, :, None] + np.linspace(0, 8, PATCH).astype(np.uint8)[:, None, None]
+    across, down = (np.linspace(0, end, PATCH).astype(np.uint8) for end in (20, 8))
+    ramp = across[None, :, None] + down[:, None, None]
     write_lmdb(tmp_path / 'ramps.lmdb', {f'{i}': np.broadcast_to(ramp + 25 * i, (PATCH, PATCH, 3)) for i in range(9)})
     noise = {'type': 'GaussianNoise', 'sigma': 0, 'protocol': 'float', 'dataroot_gt': str(tmp_path / 'ramps.lmdb')}
     opt = options(tmp_path, degradations={'a': noise, 'b': noise}, batch_size_per_gpu=1)
