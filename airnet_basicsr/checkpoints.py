@@ -1,9 +1,18 @@
-"""Reading checkpoint files: the toolbox's own (params, params_ema) and those of the official AirNet release."""
+"""Checkpoint files: the toolbox's own (params, params_ema), with extra keys of ours, and the official AirNet release's.
 
+Our files may also hold, beside the networks:
+
+- ``contrast``: key encoder and queue, as in :class:`~airnet_basicsr.models.momentum_contrast.MomentumContrast`;
+- ``reference``: for each kind of degradation by name, ``embeddings`` (N x D, unit length: the encoder's projections of
+  N degraded patches) and, for noise, ``sigma`` (a number in a tensor, on the scale 0 to 255).
+"""
+
+import os
 import pickle
 import re
 from collections.abc import Mapping
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +36,13 @@ _ENCODER_NAMES = (
     (r'^E\.1\.', 'blocks.2.'),
     (r'\.backbone\.', '.body.'),
 )
+_OFFICIAL_ENCODER_NAMES = (
+    (r'^blocks\.0\.body\.', 'E_pre.backbone.'),
+    (r'^blocks\.0\.', 'E_pre.'),
+    (r'^blocks\.([12])\.body\.', lambda m: f'E.{int(m[1]) - 1}.backbone.'),
+    (r'^blocks\.([12])\.', lambda m: f'E.{int(m[1]) - 1}.'),
+)
+_EXTRAS = ('contrast', 'reference')
 
 
 class Checkpoint(NamedTuple):
@@ -35,7 +51,11 @@ class Checkpoint(NamedTuple):
     networks: dict[str, StateDict]
     """State dicts in our names, by the toolbox's param key: ``params`` and, with an average, ``params_ema``."""
     contrast: StateDict | None
-    """``key_encoder.*``, ``queue`` and ``queue_ptr`` of an official file; None for a file of the toolbox."""
+    """``key_encoder.*``, ``queue`` and ``queue_ptr``, as official files and those converted from them have."""
+    reference: dict[str, StateDict] | None = None
+    """What the degradations look like to the encoder, where the file says so; see the module's description."""
+    official: bool = False
+    """Whether it is a file of the official release."""
 
 
 def _rename(name: str, rules: tuple) -> str:
@@ -68,6 +88,30 @@ def from_official(state: Mapping[str, Tensor]) -> tuple[StateDict, StateDict]:
     return network, contrast
 
 
+def to_official(network: Mapping[str, Tensor], contrast: Mapping[str, Tensor]) -> StateDict:
+    """The official release's state dict: the inverse of :func:`from_official`. Tensors are not copied."""
+    groups = 1 + max(int(name.split('.')[2]) for name in network if name.startswith('restorer.groups.'))
+    blocks = 1 + max(int(name.split('.')[4]) for name in network if '.blocks.' in name and name.startswith('restorer.'))
+    restorer_names = (
+        (r'^restorer\.(head|tail)\.', r'R.\1.0.'),
+        (r'^restorer\.groups\.(\d+)\.blocks\.(\d+)\.', r'R.body.\1.body.\2.'),
+        (r'^restorer\.groups\.(\d+)\.conv\.', rf'R.body.\1.body.{blocks}.'),
+        (r'^restorer\.conv\.', f'R.body.{groups}.'),
+        (r'\.sft\.(gamma|beta)\.', r'.sft.conv_\1.'),
+    )
+    state: StateDict = {}
+    for name, tensor in network.items():
+        if name.startswith('restorer.'):
+            state[_rename(name, restorer_names)] = tensor
+        else:
+            state[f'E.E.encoder_q.{_rename(name.removeprefix("encoder."), _OFFICIAL_ENCODER_NAMES)}'] = tensor
+    for name, tensor in contrast.items():
+        if name.startswith('key_encoder.'):
+            name = f'encoder_k.{_rename(name.removeprefix("key_encoder."), _OFFICIAL_ENCODER_NAMES)}'
+        state[f'E.E.{name}'] = tensor
+    return state
+
+
 def _is_state_dict(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
@@ -93,20 +137,48 @@ def read_checkpoint(path: str | PathLike) -> Checkpoint:
         state = {name.removeprefix('module.'): tensor for name, tensor in content.items()}
         if all(name.startswith(('R.', 'E.E.')) for name in state):
             network, contrast = from_official(state)
-            return Checkpoint({'params': network}, contrast)
+            return Checkpoint({'params': network}, contrast, official=True)
         return Checkpoint({'params': state}, None)
     if isinstance(content, Mapping):
         networks = {
             key: {name.removeprefix('module.'): tensor for name, tensor in state.items()}
             for key, state in content.items()
-            if _is_state_dict(state)
+            if key not in _EXTRAS and _is_state_dict(state)
         }
         if networks:
-            return Checkpoint(networks, None)
+            return Checkpoint(networks, *(content.get(key) for key in _EXTRAS))
     raise InputError(
         f'checkpoint {path} holds no network: expected a file of the toolbox (with `params` or `params_ema`) or of the '
         'official AirNet release'
     )
+
+
+def write_checkpoint(path: str | PathLike, checkpoint: Checkpoint) -> None:
+    """Write one of our files, which :func:`read_checkpoint` reads, whole or not at all.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    extras = {key: getattr(checkpoint, key) for key in _EXTRAS if getattr(checkpoint, key)}
+    save_atomically(path, {**checkpoint.networks, **extras})
+
+
+def save_atomically(path: str | PathLike, content: Any) -> None:
+    """``torch.save`` that never leaves half a file. Raises InputError where the file cannot be written."""
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.part')
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f'{path} cannot be written: {error}') from error
+
+
+def preferred_network(checkpoint: Checkpoint) -> StateDict:
+    """The network that a user wants: the average over training where there is one."""
+    networks = checkpoint.networks
+    return networks.get('params_ema') or networks.get('params') or next(iter(networks.values()))
 
 
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: str | PathLike) -> None:

@@ -70,7 +70,7 @@ def make_datasets(folder: Path) -> None:
 
     def put(part: str, key: str, image: np.ndarray, depth: np.ndarray, window: tuple[slice, slice]) -> None:
         rain = add_rain(image, rng, angle=rng.uniform(-30, 30), density=rng.uniform(0.003, 0.008))
-        haze = add_haze(image, depth, rng.choice(RESIDE_AIRLIGHTS), rng.choice(RESIDE_BETAS[1:]))
+        haze = add_haze(image, depth, rng.choice(RESIDE_AIRLIGHTS), rng.choice(RESIDE_BETAS[:4]))
         for kind, whole in (('clean', image), ('rain', rain), ('haze', haze)):
             cut = whole[window]
             content = cv2.imencode('.png', cv2.cvtColor(cut, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,6 +1,8 @@
-"""The one error that a user sees without a stack trace, in whichever program our package runs."""
+"""What a user sees of an error, in whichever program our package runs: one line instead of a stack trace."""
 
+import errno
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -15,6 +17,7 @@ class InputError(Exception):
 
 _LABEL = f'{InputError.__module__}.{InputError.__qualname__}: '
 _previous_hook = sys.excepthook
+_last_acts: list[Callable[[], None]] = []
 
 
 def message_of(error: InputError) -> str:
@@ -22,11 +25,30 @@ def message_of(error: InputError) -> str:
     return str(error).rpartition(_LABEL)[2].strip()
 
 
-def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def at_failure(act: Callable[[], None]) -> None:
+    """Call ``act`` before an error that nobody catches ends the program, to save what can be saved."""
+    _last_acts.append(act)
+
+
+def _explain(error: BaseException) -> str | None:
     if isinstance(error, InputError):
-        print(f'\nError: {message_of(error)}', file=sys.stderr)
-    else:
+        return message_of(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        return f'{error.strerror}: {error.filename or "a file"}. Make room, or choose a folder that can be written.'
+    if isinstance(error, RuntimeError) and 'DataLoader worker' in str(error):
+        reason = str(error).partition('\n')[0]
+        return f'a data loading process died: {reason} Out of memory? Lower num_worker_per_gpu, or just run it again.'
+    return None
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    while _last_acts:
+        _last_acts.pop()()
+    explanation = _explain(error)
+    if explanation is None:
         _previous_hook(kind, error, trace)
+    else:
+        print(f'\nError: {explanation}', file=sys.stderr)
 
 
 # A hook, not a try/except around main(): in the toolbox's own `python basicsr/train.py` main() is not ours.

@@ -6,6 +6,7 @@ Versions looked at: 1.4.2 as published, and git master of 2024-05 (``basicsr-fix
 import functools
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -35,9 +36,11 @@ def before_import() -> None:
 def after_import() -> None:
     """What repairs an imported toolbox; also where its own train.py imported it, and us, first."""
     _share_lmdb_environments()
-    _resume_without_cuda()
+    _resume_from_a_good_state()
+    _distribute_without_cuda()
     _average_buffers()
-    _tell_datasets_the_epoch()
+    _keep_the_data_order()
+    _log_rate_and_data_time()
     _number_of_the_last_validation()
 
 
@@ -83,30 +86,42 @@ def _share_lmdb_environments() -> None:
     LmdbBackend.__init__ = init
 
 
-def _resume_without_cuda() -> None:
-    """load_resume_state asks for the current CUDA device, and looks for states below the working directory.
+def _resume_from_a_good_state() -> None:
+    """load_resume_state takes the newest state unchecked, looks for it below the working directory, and needs CUDA.
 
-    ``--auto_resume`` therefore fails on a CPU, and starts anew, without a word, where the program was not started in
-    the folder that holds ``experiments``.
+    ``--auto_resume`` therefore fails after a crash that left half a file, starts anew without a word where the program
+    was not started in the folder that holds ``experiments``, and fails on a CPU.
     """
     import torch
-    from basicsr.utils import check_resume
+    from basicsr.utils import check_resume, set_random_seed
+
+    from airnet_basicsr.models.training_state import newest_good_state, remove_unfinished
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         path = opt['path'].get('resume_state')
+        if opt['rank'] == 0:
+            for folder in ('models', 'training_states'):
+                remove_unfinished(opt['path'][folder])
         if opt['auto_resume']:
-            folder = opt['path']['training_states']
-            names = os.listdir(folder) if os.path.isdir(folder) else []
-            iterations = [int(name[: -len('.state')]) for name in names if name.endswith('.state')]
-            path = os.path.join(folder, f'{max(iterations)}.state') if iterations else None
-            opt['path']['resume_state'] = path
-        if path is None:
+            found = newest_good_state(opt['path']['training_states'], opt['path']['models'])
+            if found is None:
+                return None
+            path, state = found
+        elif path is None:
             return None
-        try:
-            state = torch.load(path, map_location='cpu', weights_only=True)
-        except FileNotFoundError as error:
-            raise InputError(f'option path:resume_state: {path} does not exist') from error
+        else:
+            try:
+                state = torch.load(path, map_location='cpu', weights_only=True)
+            except FileNotFoundError as error:
+                raise InputError(f'option path:resume_state: {path} does not exist') from error
+            except Exception as error:
+                raise InputError(f'option path:resume_state: {path} is damaged or no training state') from error
+        opt['path']['resume_state'] = path
         check_resume(opt, state['iter'])
+        if 'manual_seed' in state:  # written by AirNetModel
+            opt['manual_seed'] = state['manual_seed']
+            set_random_seed(opt['manual_seed'] + opt['rank'])
+            data_order.resume(state['epoch'], state['drawn'] // opt['world_size'])
         return state
 
     # In the toolbox's own checkout train.py runs as __main__, and imported us while it read its option file.
@@ -153,27 +168,115 @@ class Draw(int):
     ordinal: int
 
 
-def _tell_datasets_the_epoch() -> None:
-    """EnlargedSampler gives plain indices, and workers restart the same random numbers at each epoch.
+class DataOrder:
+    """How far this process's training has come in the sampler's order; there is one: :data:`data_order`.
 
-    So crops and noise repeat, and depend on the number of workers. Its indices become :class:`Draw` here; to datasets
-    that do not look they are the same integers as before.
+    Attributes:
+        epoch: The sampler's epoch.
+        drawn: Items of this epoch that training has used.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = self.drawn = 0
+        self._resumed: tuple[int, int] | None = None
+
+    def resume(self, epoch: int, drawn: int) -> None:
+        """The first epoch goes on after ``drawn`` items."""
+        self._resumed = epoch, drawn
+
+    def begin(self, epoch: int) -> None:
+        """A new epoch, or the resumed one's rest."""
+        self.epoch = epoch
+        self.drawn = self._resumed[1] if self._resumed is not None and self._resumed[0] == epoch else 0
+        self._resumed = None
+
+
+data_order = DataOrder()
+
+
+def _keep_the_data_order() -> None:
+    """EnlargedSampler gives plain indices, workers restart the same random numbers at each epoch, and a resumed run
+    begins its epoch anew.
+
+    So crops and noise repeat, depend on the number of workers, and change when a run is resumed. The sampler's indices
+    become :class:`Draw` here (to datasets that do not look, the same integers as before), and the first epoch after
+    resuming goes on where it was.
     """
     from basicsr.data.data_sampler import EnlargedSampler
 
     if _is_ours(EnlargedSampler.__iter__):
         return
-    plain_iter = EnlargedSampler.__iter__
+    plain_iter, plain_set_epoch = EnlargedSampler.__iter__, EnlargedSampler.set_epoch
 
     @_ours
     @functools.wraps(plain_iter)
     def draws(self: Any) -> Any:
+        first = data_order.drawn
         for ordinal, index in enumerate(plain_iter(self)):
-            draw = Draw(index)
-            draw.epoch, draw.position, draw.ordinal = self.epoch, ordinal * self.num_replicas + self.rank, ordinal
-            yield draw
+            if ordinal >= first:
+                draw = Draw(index)
+                draw.epoch, draw.position, draw.ordinal = self.epoch, ordinal * self.num_replicas + self.rank, ordinal
+                yield draw
 
-    EnlargedSampler.__iter__ = draws
+    @functools.wraps(plain_set_epoch)
+    def set_epoch(self: Any, epoch: int) -> None:
+        plain_set_epoch(self, epoch)
+        data_order.begin(epoch)
+
+    EnlargedSampler.__iter__, EnlargedSampler.set_epoch = draws, set_epoch
+
+
+def _distribute_without_cuda() -> None:
+    """init_dist divides by the number of GPUs, model_to_device names one: training in processes on a CPU fails."""
+    import torch
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils import dist_util
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    if torch.cuda.is_available() or _is_ours(BaseModel.model_to_device):
+        return
+    plain_model_to_device = BaseModel.model_to_device
+
+    def init_pytorch(backend: str, **kwargs: Any) -> None:
+        distributed.init_process_group(backend='gloo', **kwargs)
+
+    def init_slurm(backend: str, port: int | None = None) -> None:
+        first = subprocess.getoutput(f'scontrol show hostname {os.environ["SLURM_NODELIST"]} | head -n1')
+        os.environ['MASTER_ADDR'] = first
+        os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', 29500))
+        os.environ['WORLD_SIZE'], os.environ['RANK'] = os.environ['SLURM_NTASKS'], os.environ['SLURM_PROCID']
+        distributed.init_process_group(backend='gloo')
+
+    @_ours
+    @functools.wraps(plain_model_to_device)
+    def model_to_device(self: Any, net: Any) -> Any:
+        if not self.opt['dist']:
+            return plain_model_to_device(self, net)
+        unused = self.opt.get('find_unused_parameters', False)
+        return DistributedDataParallel(net.to(self.device), find_unused_parameters=unused)
+
+    dist_util._init_dist_pytorch, dist_util._init_dist_slurm = init_pytorch, init_slurm
+    BaseModel.model_to_device = model_to_device
+
+
+def _log_rate_and_data_time() -> None:
+    """MessageLogger prints the learning rate and the time spent on data, and leaves them out of TensorBoard."""
+    from basicsr.utils.logger import MessageLogger
+
+    if _is_ours(MessageLogger.__call__):
+        return
+    plain_call = MessageLogger.__call__
+
+    @_ours
+    @functools.wraps(plain_call)
+    def call(self: Any, log_vars: dict[str, Any]) -> None:
+        if self.use_tb_logger and self.tb_logger is not None:
+            self.tb_logger.add_scalar('lr', log_vars['lrs'][0], log_vars['iter'])
+            self.tb_logger.add_scalar('data_time', log_vars['data_time'], log_vars['iter'])
+        plain_call(self, log_vars)
+
+    MessageLogger.__call__ = call
 
 
 def _number_of_the_last_validation() -> None:

@@ -17,7 +17,8 @@ PIL.Image.MAX_IMAGE_PIXELS = None
 # The toolbox's own level for LMDBs: quick to write and to read, some per cent larger than the smallest.
 _WHOLE = (1, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 # Sub-images are for quick reading: not compressed they take 1.7 times the space and an eighth of the time to decode.
-_PIECES = (0, [cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE])
+# 19 and 8 are IMWRITE_PNG_FILTER and IMWRITE_PNG_FILTER_NONE; OpenCV 4.11 and before lack the names and ignore them.
+_PIECES = (0, [cv2.IMWRITE_PNG_COMPRESSION, 0, 19, 8])
 
 
 class InputError(SystemExit):

@@ -124,7 +124,7 @@ def save_samples(name: str, paths: tuple[Path, ...], count: int, folder: Path) -
         if len(paths) == 2:
             row.append(_tile(environments[0], entry.clean or entry.key))
         tile = np.hstack(row)
-        cv2.putText(tile, entry.key, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
+        tile[:18] //= 3
         cv2.putText(tile, entry.key, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
         tiles.append(tile)
     for environment in environments:

@@ -52,7 +52,8 @@ def test_train_step(official):
     model = build(official)
     logits = []
     model.cri_contrast.register_forward_hook(lambda module, inputs, output: logits.append(output[1].detach()))
-    model.feed_data({'lq': golden['x_query'][None], 'key': golden['x_key'][None], 'gt': golden['gt'][None]})
+    batch = {'lq': golden['x_query'], 'key': golden['x_key'], 'gt': golden['gt'], 'degradation': torch.arange(5)}
+    model.feed_data({name: tensor[None] for name, tensor in batch.items()})
     model.optimize_parameters(1)
 
     torch.testing.assert_close(model.output.detach(), golden['restored'], rtol=0, atol=1e-4)

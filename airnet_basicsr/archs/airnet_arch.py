@@ -90,7 +90,10 @@ class GuidedDeformConv(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         # The release's order: its three thirds o1, o2, m give offset = (o1, o2), which DCNv2 reads as y, x per tap.
-        offset, mask = self.conv_offset_mask(torch.cat((x, z), 1)).split((18, 9), 1)
+        # Coordinates need float32, also under autocast: bfloat16 places a tap 5 pixels away up to 1/64 pixel wrong.
+        with torch.autocast(x.device.type, enabled=False):
+            features = torch.cat((x, z), 1).to(self.conv_offset_mask.weight.dtype)
+            offset, mask = self.conv_offset_mask(features).split((18, 9), 1)
         return modulated_deform_conv2d(x, offset, mask.sigmoid(), self.weight, padding=1)
 
 
@@ -221,7 +224,11 @@ class AirNet(nn.Module):
             The restored images (B x 3 x H x W, not clipped); with ``encode`` the pair (restored, :class:`Encoding`);
             with ``encode`` and without ``restore`` the :class:`Encoding` alone.
         """
-        if not encode:
-            return self.restorer(x, self.encoder.represent(x))
-        encoding = self.encoder(x)
-        return (self.restorer(x, encoding.z), encoding) if restore else encoding
+        # The contrastive part stays in its own precision under autocast, so z does too.
+        with torch.autocast(x.device.type, enabled=False):
+            encoding = self.encoder(x) if encode else None
+            z = encoding.z if encode else self.encoder.represent(x)
+        if not restore:
+            return encoding
+        restored = self.restorer(x, z)
+        return (restored, encoding) if encode else restored

@@ -45,7 +45,11 @@ def add_gaussian_noise(image: np.ndarray, sigma: float, rng: Any, protocol: str)
     Returns:
         float32, H x W x C, with 1 for 255; outside [0, 1] in places with the ``float`` protocol.
     """
-    noisy = image + sigma * rng.standard_normal(image.shape)
+    # RandomState, whose numbers are the same in every version of numpy, knows float64 only; training has no need of it.
+    precision = {'dtype': np.float32} if isinstance(rng, np.random.Generator) else {}
+    noisy = rng.standard_normal(image.shape, **precision)
+    noisy *= sigma
+    noisy += image
     if protocol == 'uint8':
         noisy = np.clip(noisy, 0, 255).astype(np.uint8)
     return np.float32(noisy) / np.float32(255)

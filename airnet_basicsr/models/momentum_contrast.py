@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from airnet_basicsr.archs.airnet_arch import DegradationEncoder
@@ -29,6 +29,11 @@ class MomentumContrast(nn.Module):
         self.register_buffer('queue', F.normalize(torch.randn(channels, queue_size), dim=0))
         self.register_buffer('queue_ptr', torch.zeros(1, dtype=torch.long))
 
+    def agree(self) -> None:
+        """Give every process that trains along the queue of the first one; they were seeded differently."""
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.broadcast(self.queue, src=0)
+
     @torch.no_grad()
     def keys(self, x: Tensor, encoder: DegradationEncoder) -> Tensor:
         """Move the key encoder towards ``encoder``, then give the keys (B x C, unit length) of images ``x``.
@@ -41,7 +46,15 @@ class MomentumContrast(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Put ``keys`` (B x C) in the place of the oldest ones. Raises InputError where B is larger than K."""
+        """Put ``keys`` (B x C), and those of the other processes, in the place of the oldest ones.
+
+        Raises:
+            InputError: Together they are more than the queue's K.
+        """
+        if distributed.is_available() and distributed.is_initialized():
+            gathered = [torch.empty_like(keys) for _ in range(distributed.get_world_size())]
+            distributed.all_gather(gathered, keys.contiguous())
+            keys = torch.cat(gathered)
         size = self.queue.shape[1]
         if len(keys) > size:
             raise InputError(f'option train:queue_size is {size}, less than the {len(keys)} keys of one batch')

@@ -210,7 +210,7 @@ INLINE void find_points(const Problem &p, int64_t first, int64_t count, Point *p
                 column * p.stride_w - p.padding_w + tap % p.kernel_w * p.dilation_w + offset[(2 * t + 1) * os[1]];
             point->mask = mask[t * ms[1]];
             if (y >= -1 && y < p.height && x >= -1 && x < p.width) {
-                const int64_t top = (int64_t)(y + 1) - 1, left = (int64_t)(x + 1) - 1;
+                const int64_t top = (int64_t)y - (y < 0 && y > -1), left = (int64_t)x - (x < 0 && x > -1);  // floor
                 const float fy = y - top, fx = x - left;
                 const bool in_y[2] = {top >= 0, top + 1 < p.height}, in_x[2] = {left >= 0, left + 1 < p.width};
                 const int64_t start = ((image * p.height + top) * p.width + left) * p.channels + channel;

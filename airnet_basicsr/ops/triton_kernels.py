@@ -18,7 +18,9 @@ SPLITS = 32
 
 
 @triton.jit
-def _corner(y, x, dy: tl.constexpr, dx: tl.constexpr, image, height, width, channels, valid):
+def _corner(  # noqa: ANN202
+    y, x, dy: tl.constexpr, dx: tl.constexpr, image, height, width, channels, valid
+):
     """Index of a corner's first channel, for loads under the mask that says whether the corner is in the picture."""
     y, x = y + dy, x + dx
     inside = valid & (y >= 0) & (y < height) & (x >= 0) & (x < width)
@@ -26,7 +28,7 @@ def _corner(y, x, dy: tl.constexpr, dx: tl.constexpr, image, height, width, chan
 
 
 @triton.jit
-def _point(
+def _point(  # noqa: ANN202
     offset, mask, pixel, valid, group, tap, height, width, out_height, out_width,
     os0, os1, os2, os3, ms0, ms1, ms2, ms3,
     KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
@@ -47,7 +49,7 @@ def _point(
 
 
 @triton.jit
-def _forward_kernel(
+def _forward_kernel(  # noqa: ANN202
     x, offset, mask, weight, out, pixels, height, width, out_height, out_width,
     os0, os1, os2, os3, ms0, ms1, ms2, ms3,
     KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
@@ -91,7 +93,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _backward_kernel(  # noqa: ANN202
     x, offset, mask, weight, grad_out, grad_x, grad_offset, grad_mask,
     pixels, height, width, out_height, out_width,
     os0, os1, os2, os3, ms0, ms1, ms2, ms3, gos0, gos1, gos2, gos3, gms0, gms1, gms2, gms3,
@@ -149,7 +151,7 @@ def _backward_kernel(
 
 
 @triton.jit
-def _weight_kernel(
+def _weight_kernel(  # noqa: ANN202
     x, offset, mask, grad_out, grad_weight,
     pixels, height, width, out_height, out_width,
     os0, os1, os2, os3, ms0, ms1, ms2, ms3,
@@ -221,7 +223,7 @@ class _DeformConv(torch.autograd.Function):
     def forward(ctx, x, offset, mask, weight, window):  # noqa: ANN001, ANN205
         ctx.save_for_backward(x, offset, mask, weight)
         ctx.window = window
-        (batch, channels, height, width), outs = x.shape, weight.shape[1]
+        (batch, _, height, width), outs = x.shape, weight.shape[1]
         out_size = tuple(offset.shape[2:])
         settings = _settings(x, mask, outs, window)
         out = torch.empty(
@@ -239,7 +241,7 @@ class _DeformConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out):  # noqa: ANN001, ANN205
         x, offset, mask, weight = ctx.saved_tensors
-        (batch, channels, height, width), outs = x.shape, weight.shape[1]
+        (batch, _, height, width), outs = x.shape, weight.shape[1]
         out_size = tuple(offset.shape[2:])
         settings = _settings(x, mask, outs, ctx.window)
         places, pixels = mask.shape[1], batch * out_size[0] * out_size[1]

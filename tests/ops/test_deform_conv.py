@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 import torchvision
+
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.ops import available_backends, deform_conv, modulated_deform_conv2d, native
 
@@ -64,6 +65,17 @@ def test_output_and_every_gradient_agree_with_torchvision(shape, scale, backend)
     )
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other.float(), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize('backend', FAST)
+@pytest.mark.parametrize('shift', [-1e-5, -1e-7, 1e-7, 1.0, -1.0])
+def test_taps_a_hair_beside_the_edge_read_what_is_there_and_no_more(shift, backend):
+    (x, offset, mask, weight), window = arguments((1, 16, 16, 128, 128, 1, (3, 3), (1, 1), (1, 1), (1, 1)))
+    offset = torch.full_like(offset, shift)
+    # In the reference's float32 too: 128 - 1e-5 is not the same number in float64.
+    expected = torchvision.ops.deform_conv2d(x, offset, weight, None, *window, mask)
+    actual = modulated_deform_conv2d(x, offset, mask, weight, None, *window, backend=backend)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize('backend', FAST)

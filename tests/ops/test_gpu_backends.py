@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from torch.utils import cpp_extension
+
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.ops import available_backends, modulated_deform_conv2d, toolbox
-from torch.utils import cpp_extension
 
 from .test_deform_conv import SHAPES, arguments, output_and_gradients, reference
 
@@ -58,9 +59,10 @@ def test_triton_kernels_agree_with_torchvision_in_the_interpreter(tmp_path):
 @pytest.mark.parametrize('kernel', ['_forward_kernel', '_backward_kernel', '_weight_kernel'])
 def test_triton_kernels_compile_for_hopper(kernel, dtype):
     import triton
-    from airnet_basicsr.ops import triton_kernels
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
+    from airnet_basicsr.ops import triton_kernels
 
     function = getattr(triton_kernels, kernel)
     x, mask = torch.empty(5, 64, 8, 8), torch.empty(5, 9, 8, 8)

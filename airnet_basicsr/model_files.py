@@ -1,0 +1,196 @@
+"""``airnet-model``, or ``python -m airnet_basicsr.model_files``: look into, convert, shrink and export model files."""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from basicsr.data import build_dataset
+from torch import Tensor
+
+from airnet_basicsr import descriptor
+from airnet_basicsr.checkpoints import (
+    Checkpoint,
+    StateDict,
+    preferred_network,
+    read_checkpoint,
+    save_atomically,
+    to_official,
+    write_checkpoint,
+)
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.export import export_onnx
+from airnet_basicsr.models.momentum_contrast import MomentumContrast
+from airnet_basicsr.options import load_options
+from airnet_basicsr.restorer import embed_patch
+
+# The release keeps this many keys for each degradation of its training.
+KEYS_PER_DEGRADATION = 256
+RELEASES = {5: 'All', 3: 'Denoise', 1: 'Derain or Dehaze'}
+
+
+def info(path: str) -> list[str]:
+    """What the file at ``path`` is, as lines for people. Raises InputError where it is no AirNet."""
+    checkpoint = read_checkpoint(path)
+    described = descriptor.load(preferred_network(checkpoint), f'checkpoint {path}')
+    content = Path(path).read_bytes()
+    if checkpoint.official:
+        kind = 'checkpoint of the official release'
+    elif described.can_embed:
+        kind = f'checkpoint of this project ({", ".join(checkpoint.networks)})'
+    else:
+        kind = 'checkpoint of this project, for inference only'
+    state = preferred_network(checkpoint)
+    dtypes = sorted({str(t.dtype).removeprefix('torch.') for t in state.values() if t.is_floating_point()})
+    values = sum(t.numel() for name, t in state.items() if t.is_floating_point() and 'running_' not in name)
+    lines = [
+        f'file: {path}, {len(content):,} bytes',
+        f'sha256: {hashlib.sha256(content).hexdigest()}',
+        f'kind: {kind}',
+        f'network: AirNet, {values:,} parameters, {", ".join(dtypes)}',
+        f'options: {", ".join(f"{key}={value}" for key, value in described.options.items())}',
+    ]
+    steps = state.get('encoder.blocks.0.body.1.num_batches_tracked')
+    if steps is not None and steps > 0:
+        lines.append(f'training: {int(steps):,} batches seen by the encoder')
+    if checkpoint.contrast:
+        keys = checkpoint.contrast['queue'].shape[1]
+        degradations = keys // KEYS_PER_DEGRADATION
+        release = RELEASES.get(degradations, 'none of its checkpoints')
+        lines.append(
+            f"contrast: key encoder and {keys} keys; in the release's training {degradations} degradation(s): {release}"
+        )
+    lines.append(f'explains: {", ".join(checkpoint.reference) if checkpoint.reference else "no reference embeddings"}')
+    return lines
+
+
+def convert(source: str, target: str, to: str) -> None:
+    """Write ``source`` as a file of ours (``to='ours'``) or of the official release (``to='official'``).
+
+    Our files keep key encoder and queue, so that the way back gives the same tensors bit by bit. A file of ours that
+    never had them gets a copy of the encoder and a queue of random keys, as at the start of a training.
+
+    Raises:
+        InputError: A file cannot be read or written, or is for inference only.
+    """
+    checkpoint = read_checkpoint(source)
+    described = descriptor.load(preferred_network(checkpoint), f'checkpoint {source}')
+    if to == 'ours':
+        write_checkpoint(target, checkpoint)
+        return
+    if not described.can_embed:
+        raise InputError(f'checkpoint {source} is for inference only and lacks tensors of the official network')
+    contrast = checkpoint.contrast
+    if contrast is None:
+        size = KEYS_PER_DEGRADATION * max(RELEASES)
+        contrast = MomentumContrast(described.model.encoder, queue_size=size, momentum=0.999).state_dict()
+    save_atomically(target, to_official(preferred_network(checkpoint), contrast))
+
+
+def slim(source: str, target: str) -> None:
+    """Write a file for inference only: the averaged network where there is one, in float16.
+
+    Of the encoder only what restoring needs stays, or all of it where reference embeddings ask for it.
+    Raises InputError where a file cannot be read or written.
+    """
+    checkpoint = read_checkpoint(source)
+    state = preferred_network(checkpoint)
+    descriptor.load(state, f'checkpoint {source}')
+    kept: StateDict = {
+        name: _half(tensor, f'{name} of checkpoint {source}')
+        for name, tensor in state.items()
+        if checkpoint.reference or not name.startswith(descriptor.EMBEDDING_PARTS)
+    }
+    write_checkpoint(target, Checkpoint({'params': kept}, None, checkpoint.reference))
+
+
+def _half(tensor: Tensor, name: str) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not half.isfinite().all():
+        raise InputError(f'{name} has values beyond float16: the file cannot be made small')
+    return half
+
+
+def add_reference(source: str, target: str, options: str, count: int) -> None:
+    """Write ``source`` with reference embeddings of ``count`` patches of each degradation of a training's option file.
+
+    The degradations are those of ``datasets: train`` in ``options``, a MultiDegradationDataset, whose folders are read.
+
+    Raises:
+        InputError: A file or dataset cannot be used.
+    """
+    checkpoint = read_checkpoint(source)
+    described = descriptor.load(preferred_network(checkpoint), f'checkpoint {source}')
+    if not described.can_embed:
+        raise InputError(f'checkpoint {source} is for inference only, without the encoder that embeds')
+    try:
+        opt = load_options(options)['datasets']['train']
+    except (OSError, KeyError, TypeError) as error:
+        raise InputError(f'option file {options} cannot be read or has no datasets:train') from error
+    if opt.get('type') != 'MultiDegradationDataset':
+        raise InputError(f'option file {options}: datasets:train must be a MultiDegradationDataset')
+    torch.manual_seed(0)
+    dataset = build_dataset({**opt, 'phase': 'train', 'scale': 1, 'contrastive': True})
+    names = list(dataset.degradations)
+    drawn = [dataset[i % len(dataset)]['lq'] for i in range(count)]
+    reference: dict[str, StateDict] = {}
+    for i, name in enumerate(names):
+        embedded = [embed_patch(described.model, patches[i], torch.device('cpu')) for patches in drawn]
+        reference[name] = {'embeddings': torch.stack(embedded).half()}
+        sigma = getattr(dataset.degradations[name], 'sigma', None)
+        if sigma is not None:
+            reference[name]['sigma'] = torch.tensor(float(sigma))
+    write_checkpoint(target, checkpoint._replace(reference=reference))
+
+
+def export(source: str, target: str) -> None:
+    """Write the ONNX file of a checkpoint; see :func:`airnet_basicsr.export.export_onnx`."""
+    export_onnx(descriptor.load(preferred_network(read_checkpoint(source)), f'checkpoint {source}'), target)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='airnet-model', description='Look into, convert, shrink and export models.')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument('model', metavar='MODEL')
+        if name != 'info':
+            sub.add_argument('-o', '--output', required=True, metavar='FILE')
+        return sub
+
+    command('info', 'print what a file is: network, size, training facts, hash')
+    sub = command('convert', "between this project's checkpoints and the official release's")
+    sub.add_argument('--to', choices=('ours', 'official'), required=True)
+    command('slim', 'a small file for inference only')
+    command('export', 'to ONNX, of any height and width; airnet-restore -m FILE.onnx runs it')
+    sub = command('reference', 'add what airnet-restore --explain compares pictures with')
+    sub.add_argument('-opt', required=True, metavar='TRAINING.yml', help="a training's options: its degradations")
+    sub.add_argument('--count', type=int, default=64, metavar='N', help='patches of each degradation; default: 64')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status."""
+    args = _parser().parse_args(argv)
+    if args.command == 'info':
+        print('\n'.join(info(args.model)))
+        return 0
+    if args.command == 'convert':
+        convert(args.model, args.output, args.to)
+    elif args.command == 'slim':
+        slim(args.model, args.output)
+    elif args.command == 'export':
+        export(args.model, args.output)
+    else:
+        add_reference(args.model, args.output, args.opt, args.count)
+    print(f'{args.output}: {Path(args.output).stat().st_size:,} bytes')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Files that a training run goes on from: written whole or not at all, checked before they are used."""
+
+import hashlib
+import os
+import pickle
+import random
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr.utils import get_root_logger
+
+from airnet_basicsr.errors import InputError
+
+_ASIDE = '.writing_'
+
+
+@contextmanager
+def written_aside(folder: str) -> Iterator[str]:
+    """A folder to write files into that appear in ``folder`` only once all of them are whole and on the disk.
+
+    Raises:
+        OSError: They could not be written, or are not whole PyTorch files. ``folder`` is as it was.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_ASIDE) as aside:
+        try:
+            yield aside
+        except RuntimeError as error:  # how torch.save reports a full disk
+            raise OSError(str(error).partition('\n')[0]) from error
+        names = os.listdir(aside)
+        for name in names:
+            if not is_whole(Path(aside, name)):
+                raise OSError(f'{name} could not be written whole')
+            _to_disk(os.path.join(aside, name))
+        for name in names:
+            os.replace(os.path.join(aside, name), os.path.join(folder, name))
+        _to_disk(folder)
+
+
+def remove_unfinished(folder: str) -> None:
+    """Remove what a killed process had begun to write into ``folder``."""
+    for path in Path(folder).glob(f'{_ASIDE}*'):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _to_disk(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether ``path`` is a PyTorch file (a zip archive) all of whose parts have the checksums stored with them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError):
+        return False
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    if not is_whole(path):
+        return None
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError:
+        return None
+
+
+def newest_good_state(states: str, models: str) -> tuple[str, dict[str, Any]] | None:
+    """The newest training state whose file is whole and whose network is the one that was saved with it.
+
+    Those that are not are named in a warning and left where they are.
+
+    Args:
+        states: The folder of ``N.state`` files.
+        models: The folder of ``net_g_N.pth`` files.
+
+    Returns:
+        Path and content, or None where there is no state at all.
+
+    Raises:
+        InputError: There are states, but none of them can be used.
+    """
+    found = [path for path in Path(states).glob('*.state') if path.stem.isdigit()]
+    for path in sorted(found, key=lambda path: int(path.stem), reverse=True):
+        state = _load(path)
+        network = Path(models, f'net_g_{path.stem}.pth')
+        fault = None
+        if state is None:
+            fault = f'{path} is damaged or holds more than plain data'
+        elif not network.is_file():
+            fault = f'{network} is missing'
+        # States of the toolbox's own models name no digest.
+        elif not is_whole(network) or state.get('network_digest') not in (None, digest(network)):
+            fault = f'{network} is damaged or not the one saved with {path.name}'
+        if fault is None:
+            return str(path), state
+        # print, not the log: that exists only once training has been resumed.
+        print(f'WARNING: {fault}: the checkpoint of iteration {path.stem} is not used.', flush=True)
+    if found:
+        raise InputError(
+            f'none of the {len(found)} checkpoints in {states} can be used (see the warnings above). Restore one, or '
+            'remove the experiment to start anew.'
+        )
+    return None
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global source of random numbers of this process, as plain tensors, numbers and lists."""
+    version, internal, gauss = random.getstate()
+    _, words, position, has_gauss, cached = np.random.get_state()
+    return {
+        'python': [version, list(internal), gauss],
+        'numpy': [torch.from_numpy(words.astype(np.int64)), position, has_gauss, cached],
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go back to what :func:`random_state` gave."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    words, *rest = state['numpy']
+    np.random.set_state(('MT19937', words.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state['cuda'])
+
+
+def prune(states: str, models: str, keep_last: int) -> None:
+    """Remove all numbered checkpoints but the newest ``keep_last``."""
+    numbers = sorted(int(path.stem) for path in Path(states).glob('*.state') if path.stem.isdigit())
+    for number in numbers[:-keep_last]:
+        # The state first: without it, its network is not resumed from.
+        Path(states, f'{number}.state').unlink()
+        Path(models, f'net_g_{number}.pth').unlink(missing_ok=True)
+        get_root_logger().info(f'Removed the checkpoint of iteration {number} (logger:keep_last is {keep_last}).')
