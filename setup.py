@@ -8,6 +8,9 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
+# For exporting models and running what was exported.
+ONNX = ['onnx', 'onnxruntime>=1.20']
+
 setup(
     name='airnet-basicsr',
     version='0.1.0',
@@ -17,7 +20,8 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['airnet_basicsr', 'airnet_basicsr.*']),
-    install_requires=['torch>=2.6', 'torchvision', 'numpy', 'opencv-python', 'lmdb', 'scikit-image', 'tqdm', 'pyyaml'],
+    install_requires=['torch>=2.6', 'torchvision', 'numpy', 'opencv-python', 'lmdb', 'scikit-image', 'tqdm', 'pyyaml']
+    + ['pillow>=11', 'tifffile'],
     # Optional: where it cannot be compiled, a slower backend in stock PyTorch serves. Loaded through ctypes.
     ext_modules=[
         Extension(
@@ -29,5 +33,11 @@ setup(
             optional=True,
         )
     ],
-    extras_require={'dev': ['pytest', 'ruff']},
+    extras_require={'onnx': ONNX, 'dev': ['pytest', 'ruff', *ONNX]},
+    entry_points={
+        'console_scripts': [
+            'airnet-restore=airnet_basicsr.restore:main',
+            'airnet-model=airnet_basicsr.model_files:main',
+        ]
+    },
 )

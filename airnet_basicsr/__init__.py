@@ -10,4 +10,13 @@ toolbox_fixes.after_import()
 
 __version__ = '0.1.0'
 
-__all__ = ['archs', 'data', 'errors', 'losses', 'models', 'toolbox_fixes']
+__all__ = ['Restorer', 'archs', 'data', 'errors', 'losses', 'models', 'toolbox_fixes']
+
+
+def __getattr__(name: str) -> type:
+    # At first use: training needs none of it.
+    if name == 'Restorer':
+        from airnet_basicsr.restorer import Restorer
+
+        return Restorer
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -3,8 +3,8 @@
 Our files may also hold, beside the networks:
 
 - ``contrast``: key encoder and queue, as in :class:`~airnet_basicsr.models.momentum_contrast.MomentumContrast`;
-- ``reference``: for each kind of degradation by name, ``embeddings`` (N x D, unit length: the encoder's projections of
-  N degraded patches) and, for noise, ``sigma`` (a number in a tensor, on the scale 0 to 255).
+- ``reference``: for each kind of degradation by name, ``embeddings`` (N x D: the encoder's pooled features of N
+  degraded patches), ``patch_size`` and, for noise, ``sigma`` on the scale 0 to 255 (numbers in tensors).
 """
 
 import os

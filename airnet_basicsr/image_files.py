@@ -80,6 +80,8 @@ def read_picture(path: str | PathLike) -> Picture:
     except InputError as error:
         raise InputError(f'{path} {error}') from error
     except UnidentifiedImageError as error:
+        if content[:4] in (b'II*\0', b'MM\0*'):
+            raise InputError(f'{path} is damaged or a rare kind of TIFF: save it in RGB with 16 bits') from error
         raise InputError(f'{path} is no PNG, JPEG, WebP, TIFF or BMP picture, or its beginning is damaged') from error
     except Image.DecompressionBombError as error:
         limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
@@ -121,7 +123,7 @@ def _depth(image: Image.Image, content: bytes) -> int:
     if image.format == 'TIFF':
         bits, kind = max(image.tag_v2.get(258, (1,))), image.tag_v2.get(339, (1,))[0]
         if bits > 16 or kind != 1:
-            raise InputError(f'has samples of {bits} bits or of another kind than whole numbers: save it with 16 bits')
+            raise InputError(f'has samples of {bits} bits, or no whole numbers: save it in RGB with 16 bits')
         return 16 if bits > 8 else 8
     return 8
 
@@ -226,17 +228,18 @@ def write_picture(path: str | PathLike, picture: Picture, quality: int = 95) -> 
 def _encode(picture: Picture, kind: str, quality: int) -> bytes:
     pixels, metadata = picture.pixels, picture.metadata
     file = io.BytesIO()
+    if kind == 'TIFF':
+        _encode_tiff(file, pixels, metadata)
+        return file.getvalue()
     if pixels.dtype == np.uint16:
-        if kind == 'TIFF':
-            _encode_deep_tiff(file, pixels, metadata)
-            return file.getvalue()
-        return _with_metadata_chunks(_encode_deep_png(pixels), metadata)
+        return _with_metadata_chunks(_encode_with_opencv('.png', pixels), metadata)
+    if kind == 'BMP' and pixels.shape[2:] == (4,):
+        return _encode_with_opencv('.bmp', pixels)  # Pillow writes alpha that no program, itself included, reads
     image = Image.fromarray(pixels)
     keys = {
         'PNG': {},
         'JPEG': {'quality': quality, 'subsampling': 0},
         'WEBP': {'lossless': picture.lossless, 'quality': 80 if picture.lossless else quality, 'exact': True},
-        'TIFF': {'compression': 'tiff_adobe_deflate'},
         'BMP': {},
     }[kind]
     image.save(file, kind, **keys, **_metadata_for(kind, metadata))
@@ -249,12 +252,9 @@ def _metadata_for(kind: str, metadata: dict[str, Any]) -> dict[str, Any]:
         'PNG': ('icc_profile', 'exif', 'dpi'),
         'JPEG': ('icc_profile', 'exif', 'xmp', 'dpi', 'comment'),
         'WEBP': ('icc_profile', 'exif', 'xmp'),
-        'TIFF': ('icc_profile', 'exif', 'dpi'),
         'BMP': ('dpi',),
     }[kind]
     keys = {key: metadata[key] for key in allowed if key in metadata}
-    if kind == 'TIFF' and 'xmp' in metadata:
-        keys['tiffinfo'] = {700: metadata['xmp']}
     if kind == 'PNG':
         keys['pnginfo'] = PngImagePlugin.PngInfo()
         for key, text in metadata.get('text', {}).items():
@@ -264,11 +264,11 @@ def _metadata_for(kind: str, metadata: dict[str, Any]) -> dict[str, Any]:
     return keys
 
 
-def _encode_deep_png(pixels: np.ndarray) -> bytes:
+def _encode_with_opencv(suffix: str, pixels: np.ndarray) -> bytes:
     if pixels.ndim == 3:
         # OpenCV has no grey with alpha.
         pixels = pixels[..., [0, 0, 0, 1] if pixels.shape[2] == 2 else [2, 1, 0, 3][: pixels.shape[2]]]
-    return cv2.imencode('.png', pixels)[1].tobytes()
+    return cv2.imencode(suffix, pixels)[1].tobytes()
 
 
 def _with_metadata_chunks(png: bytes, metadata: dict[str, Any]) -> bytes:
@@ -285,13 +285,13 @@ def _with_metadata_chunks(png: bytes, metadata: dict[str, Any]) -> bytes:
     return png[:header] + chunks + png[header:]
 
 
-def _encode_deep_tiff(file: io.BytesIO, pixels: np.ndarray, metadata: dict[str, Any]) -> None:
+def _encode_tiff(file: io.BytesIO, pixels: np.ndarray, metadata: dict[str, Any]) -> None:
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     extra = []
     if 'exif' in metadata:
         exif = Image.Exif()
         exif.load(metadata['exif'])
-        # tifffile writes no EXIF directory of its own, so of that only the texts of the main directory are kept.
+        # Pillow cannot write 16 bits of RGB, tifffile no EXIF directory: of EXIF the main directory's texts are kept.
         extra += [(tag, 's', 0, text, True) for tag, text in exif.items() if isinstance(text, str)]
     if 'xmp' in metadata:
         extra.append((700, 'B', len(metadata['xmp']), metadata['xmp'], True))

@@ -11,6 +11,7 @@ from basicsr.data import build_dataset
 from torch import Tensor
 
 from airnet_basicsr import descriptor
+from airnet_basicsr.archs import AirNet
 from airnet_basicsr.checkpoints import (
     Checkpoint,
     StateDict,
@@ -116,7 +117,7 @@ def _half(tensor: Tensor, name: str) -> Tensor:
 
 
 def add_reference(source: str, target: str, options: str, count: int) -> None:
-    """Write ``source`` with reference embeddings of ``count`` patches of each degradation of a training's option file.
+    """Write ``source`` with reference embeddings: ``count`` patches of each degradation of a training, and clean ones.
 
     The degradations are those of ``datasets: train`` in ``options``, a MultiDegradationDataset, whose folders are read.
 
@@ -135,16 +136,20 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
         raise InputError(f'option file {options}: datasets:train must be a MultiDegradationDataset')
     torch.manual_seed(0)
     dataset = build_dataset({**opt, 'phase': 'train', 'scale': 1, 'contrastive': True})
-    names = list(dataset.degradations)
-    drawn = [dataset[i % len(dataset)]['lq'] for i in range(count)]
+    drawn = [dataset[i % len(dataset)] for i in range(count)]
     reference: dict[str, StateDict] = {}
-    for i, name in enumerate(names):
-        embedded = [embed_patch(described.model, patches[i], torch.device('cpu')) for patches in drawn]
-        reference[name] = {'embeddings': torch.stack(embedded).half()}
-        sigma = getattr(dataset.degradations[name], 'sigma', None)
-        if sigma is not None:
-            reference[name]['sigma'] = torch.tensor(float(sigma))
+    for i, (name, degradation) in enumerate(dataset.degradations.items()):
+        reference[name] = _embed(described.model, [patches['lq'][i] for patches in drawn])
+        if hasattr(degradation, 'sigma'):
+            reference[name]['sigma'] = torch.tensor(float(degradation.sigma))
+    # Never shown to the encoder in training, yet apart from the others: a good picture is not called a noisy one.
+    reference['clean'] = _embed(described.model, [patches['gt'][i % len(reference)] for i, patches in enumerate(drawn)])
     write_checkpoint(target, checkpoint._replace(reference=reference))
+
+
+def _embed(model: AirNet, patches: list[Tensor]) -> StateDict:
+    embeddings = torch.stack([embed_patch(model, patch, torch.device('cpu')) for patch in patches])
+    return {'embeddings': embeddings.half(), 'patch_size': torch.tensor(patches[0].shape[-1])}
 
 
 def export(source: str, target: str) -> None:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from airnet_basicsr import descriptor
 from airnet_basicsr.checkpoints import preferred_network, read_checkpoint
@@ -220,26 +219,25 @@ class Restorer:
     def explain(self, image: np.ndarray) -> Resemblance:
         """Say what the degradation of ``image`` (as for calling) resembles.
 
-        Weighted k-nearest neighbours among the checkpoint's reference embeddings, with the temperature of the
-        contrastive loss (Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018),
-        averaged over up to nine patches.
+        Linear discriminant analysis of the encoder's pooled features, learnt from the reference: the kinds are taken
+        for Gaussians of one covariance. Its probabilities are averaged over up to nine patches.
 
         Raises:
             InputError: The checkpoint holds no reference embeddings.
         """
         self.check_reference()
-        patches = torch.stack([embed_patch(self.network, patch, self.device) for patch in _patches(image)])
-        return _resemblance(patches, self.reference)
+        side = min(int(kind['patch_size']) for kind in self.reference.values())
+        patches = [embed_patch(self.network, patch, self.device) for patch in _patches(image, side)]
+        return _resemblance(torch.stack(patches), self.reference)
 
 
 def embed_patch(network: torch.nn.Module, patch: Tensor, device: torch.device) -> Tensor:
-    """The encoder's projection, of unit length (D), of one patch (3 x h x w, values in [0, 1])."""
+    """The encoder's pooled features (4C) of one patch (3 x h x w, values in [0, 1])."""
     with torch.inference_mode():
-        encoding = network(patch[None].to(device), encode=True, restore=False)
-        return F.normalize(encoding.projection[0], dim=0).cpu()
+        return network(patch[None].to(device), encode=True, restore=False).embedding[0].cpu()
 
 
-def _patches(image: np.ndarray, side: int = 128) -> Iterator[Tensor]:
+def _patches(image: np.ndarray, side: int) -> Iterator[Tensor]:
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
     white = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
@@ -254,13 +252,17 @@ def _patches(image: np.ndarray, side: int = 128) -> Iterator[Tensor]:
             yield torch.from_numpy(part.transpose(2, 0, 1).copy())
 
 
-def _resemblance(patches: Tensor, reference: dict[str, dict[str, Tensor]], temperature: float = 0.07) -> Resemblance:
+def _resemblance(patches: Tensor, reference: dict[str, dict[str, Tensor]]) -> Resemblance:
     names = list(reference)
-    embeddings = torch.cat([reference[name]['embeddings'].float() for name in names])
-    labels = torch.cat([torch.full((len(reference[name]['embeddings']),), i) for i, name in enumerate(names)])
-    nearest = (patches @ embeddings.T).topk(min(32, len(labels)), dim=1)
-    weights = (nearest.values / temperature).softmax(1)
-    shares = torch.zeros(len(patches), len(names)).scatter_add_(1, labels[nearest.indices], weights).mean(0).tolist()
+    groups = [reference[name]['embeddings'].double() for name in names]
+    means = torch.stack([group.mean(0) for group in groups])
+    within = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
+    covariance = within.T @ within / (len(within) - len(names))
+    # Shrunk towards its diagonal: there are about as many patches as features.
+    covariance = 0.95 * covariance + (0.05 * covariance.diagonal() + 1e-8).diag()
+    root = torch.linalg.cholesky(covariance)
+    whitened = (torch.linalg.solve_triangular(root, x.T, upper=False).T for x in (patches.double(), means))
+    shares = (-(torch.cdist(*whitened) ** 2) / 2).softmax(1).mean(0).tolist()
     probabilities = dict(zip(names, shares, strict=True))
     sigmas = {name: float(reference[name]['sigma']) for name in names if 'sigma' in reference[name]}
     noise = sum(probabilities[name] for name in sigmas)

@@ -1,13 +1,23 @@
-"""``python -m airnet_basicsr.train -opt X.yml``: the toolbox's training, with results below the working directory."""
+"""``python -m airnet_basicsr.train -opt X.yml``: the toolbox's training, with results below the working directory.
+
+``--dry-run`` prints what it would cost instead; all other options are the toolbox's.
+"""
 
 import os
+import sys
 
+from airnet_basicsr.dry_run import dry_run
 from basicsr.train import train_pipeline
 
 
 def main(root_path: str | None = None) -> None:
     """Train as the command line's options say; experiments go to ``root_path``."""
-    train_pipeline(root_path or os.getcwd())
+    root_path = root_path or os.getcwd()
+    if '--dry-run' in sys.argv:
+        sys.argv.remove('--dry-run')
+        dry_run(root_path)
+    else:
+        train_pipeline(root_path)
 
 
 if __name__ == '__main__':

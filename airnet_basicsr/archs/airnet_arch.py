@@ -92,8 +92,11 @@ class GuidedDeformConv(nn.Module):
         # The release's order: its three thirds o1, o2, m give offset = (o1, o2), which DCNv2 reads as y, x per tap.
         # Coordinates need float32, also under autocast: bfloat16 places a tap 5 pixels away up to 1/64 pixel wrong.
         with torch.autocast(x.device.type, enabled=False):
-            features = torch.cat((x, z), 1).to(self.conv_offset_mask.weight.dtype)
-            offset, mask = self.conv_offset_mask(features).split((18, 9), 1)
+            # The two halves of the convolution apart: concat(x, z) is never built, nor kept for the backward.
+            conv, channels = self.conv_offset_mask, x.shape[1]
+            both = F.conv2d(x.to(conv.weight.dtype), conv.weight[:, :channels], conv.bias, padding=1)
+            both += F.conv2d(z.to(conv.weight.dtype), conv.weight[:, channels:], padding=1)
+            offset, mask = both.split((18, 9), 1)
         return modulated_deform_conv2d(x, offset, mask.sigmoid(), self.weight, padding=1)
 
 
@@ -124,8 +127,12 @@ class DegradationGuidedModule(nn.Module):
         self.sft = SpatialFeatureTransform(channels) if with_sft else None
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        out = x + (self.dcn(x, z) if isinstance(self.dcn, GuidedDeformConv) else self.dcn(x))
-        return out if self.sft is None else out + self.sft(x, z)
+        # In place: these sums are bound by memory, and no backward needs what they overwrite.
+        out = self.dcn(x, z) if isinstance(self.dcn, GuidedDeformConv) else self.dcn(x)
+        out += x
+        if self.sft is not None:
+            out += self.sft(x, z)
+        return out
 
 
 class DegradationGuidedBlock(nn.Module):
@@ -139,10 +146,12 @@ class DegradationGuidedBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        out = F.leaky_relu(self.dgm1(x, z), SLOPE)
-        out = F.leaky_relu(self.conv1(out), SLOPE)
-        out = F.leaky_relu(self.dgm2(out, z), SLOPE)
-        return self.conv2(out) + x
+        out = F.leaky_relu_(self.dgm1(x, z), SLOPE)
+        out = F.leaky_relu_(self.conv1(out), SLOPE)
+        out = F.leaky_relu_(self.dgm2(out, z), SLOPE)
+        out = self.conv2(out)
+        out += x
+        return out
 
 
 class DegradationGuidedGroup(nn.Module):
@@ -157,7 +166,9 @@ class DegradationGuidedGroup(nn.Module):
         out = x
         for block in self.blocks:
             out = block(out, z)
-        return self.conv(out) + x
+        out = self.conv(out)
+        out += x
+        return out
 
 
 class DegradationGuidedRestorer(nn.Module):

@@ -342,8 +342,14 @@ class AirNetModel(SRModel):
         part = Subset(dataset, share or [0])  # the toolbox's loop needs an image; without a share it counts nothing
         part.opt = dataset.opt
         self.share = len(share)
+        # Each process has gathered BatchNorm statistics of its own; those of the first are the ones that get saved.
+        # And without DistributedDataParallel, which would exchange them at each image: the shares may differ in length.
+        wrapped, self.net_g = self.net_g, self.get_bare_model(self.net_g)
+        for net in (self.net_g, getattr(self, 'net_g_ema', None)):
+            for buffer in net.buffers() if net is not None else ():
+                distributed.broadcast(buffer, src=0)
         self.nondist_validation(DataLoader(part), current_iter, tb_logger, save_img)
-        self.share = None
+        self.share, self.net_g = None, wrapped
 
     def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
         if self.share is None:

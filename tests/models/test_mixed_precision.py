@@ -1,0 +1,74 @@
+"""Mixed precision: what stays in float32, and that it learns as well."""
+
+import pytest
+import torch
+from basicsr.data import build_dataset
+from basicsr.metrics import calculate_psnr
+from basicsr.models import build_model
+from basicsr.utils import tensor2img
+from small_run import write_options
+
+from airnet_basicsr.options import load_options
+
+
+@pytest.fixture
+def opt(tmp_path, paper_datasets, monkeypatch):
+    monkeypatch.chdir(paper_datasets)
+    opt = load_options(write_options(tmp_path))
+    opt.update(dist=False, is_train=True, rank=0, world_size=1)
+    opt['train'].update(encoder_warmup_iter=0)
+    for phase, dataset in opt['datasets'].items():
+        dataset['phase'] = phase
+    return opt
+
+
+def trained(opt, amp, iterations):
+    opt['train']['amp'] = amp
+    torch.manual_seed(0)
+    model = build_model(opt)
+    train_set, val_set = (build_dataset(opt['datasets'][phase]) for phase in ('train', 'val'))
+    torch.manual_seed(1)
+    for iteration in range(1, iterations + 1):
+        items = [train_set[index % len(train_set)] for index in range(4)]
+        model.update_learning_rate(iteration)
+        model.feed_data({name: torch.stack([item[name] for item in items]) for name in items[0]})
+        model.optimize_parameters(iteration)
+    scores = []
+    for item in val_set:
+        model.feed_data({name: item[name][None] for name in ('lq', 'gt')})
+        model.test()
+        scores.append(calculate_psnr(tensor2img([model.output]), tensor2img([item['gt']]), crop_border=0))
+    return model, sum(scores) / len(scores)
+
+
+def test_the_contrastive_part_and_the_offsets_stay_in_float32(opt):
+    seen = {}
+    opt['train']['amp'] = 'bf16'
+    model = build_model(opt)
+
+    def note(name):
+        return lambda module, inputs, output: seen.update({name: output})
+
+    dgm = model.net_g.restorer.groups[0].blocks[0].dgm1
+    dgm.sft.register_forward_hook(note('sft'))
+    model.net_g.encoder.register_forward_hook(note('encoder'))
+    model.cri_contrast.register_forward_hook(note('contrast'))
+    batch = {name: torch.rand(1, 2, 3, 16, 16) for name in ('lq', 'gt', 'key')} | {'degradation': torch.arange(2)[None]}
+    model.feed_data(batch)
+    model.optimize_parameters(1)
+    assert seen['sft'].dtype == torch.bfloat16
+    assert {tensor.dtype for tensor in seen['encoder']} == {torch.float32}
+    assert {tensor.dtype for tensor in seen['contrast']} == {torch.float32}
+    assert model.output.dtype == torch.float32
+    assert {parameter.dtype for parameter in model.net_g.parameters()} == {torch.float32}
+
+
+def test_bf16_reaches_the_psnr_of_float32(opt):
+    opt['train']['scheduler'] = {'type': 'MultiStepLR', 'milestones': [150, 200], 'gamma': 0.2}
+    _, plain = trained(opt, None, 240)
+    opt['train']['scheduler']['type'] = 'MultiStepLR'
+    opt['train']['optim_g']['type'] = 'Adam'
+    model, mixed = trained(opt, 'bf16', 240)
+    assert plain > 22
+    assert mixed == pytest.approx(plain, abs=0.1)
+    assert model.skipped == 0
