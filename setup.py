@@ -28,8 +28,8 @@ setup(
             'airnet_basicsr.ops._native',
             ['airnet_basicsr/ops/native.cpp'],
             language='c++',
-            extra_compile_args=['-std=gnu++17', '-O3', '-fopenmp'],
-            extra_link_args=['-fopenmp'],
+            extra_compile_args=['-std=gnu++17', '-O3', '-pthread'],
+            extra_link_args=['-pthread'],
             optional=True,
         )
     ],

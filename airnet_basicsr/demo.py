@@ -111,19 +111,19 @@ def report(options: Path) -> Path:
             scores.append([metric(other, clean, 0) for other in others for metric in (calculate_psnr, calculate_ssim)])
             if name == shown:
                 captions = (dataset_opt['name'], f'input {scores[-1][0]:.1f} dB', f'restored {scores[-1][2]:.1f} dB')
-                panel.append(_panel_row(pictures, captions))
+                panel.append(_panel_column(pictures, captions))
         rows.append((dataset_opt['name'], len(dataset), *np.mean(scores, axis=0)))
     print(f'\n{"degradation":<12}{"images":>7}{"input PSNR / SSIM":>21}{"restored PSNR / SSIM":>23}{"gain":>11}')
     for name, count, *means in rows:
         before, after = (f'{means[i]:.2f} / {means[i + 1]:.4f}' for i in (0, 2))
         print(f'{name:<12}{count:>7}{before:>21}{after:>23}{means[2] - means[0]:>+8.2f} dB')
     path = results / 'panel.png'
-    cv2.imwrite(str(path), np.vstack(panel))
+    cv2.imwrite(str(path), np.hstack(panel))
     return path
 
 
-def _panel_row(pictures: tuple[np.ndarray, ...], captions: tuple[str, ...]) -> np.ndarray:
-    """The lower middle of each picture, captions below them: uint8, BGR."""
+def _panel_column(pictures: tuple[np.ndarray, ...], captions: tuple[str, ...]) -> np.ndarray:
+    """The lower middle of each picture, one above the other with captions: uint8, BGR."""
     height, width = 150, 150
     cells = []
     for picture, caption in zip(pictures, captions, strict=True):
@@ -131,7 +131,7 @@ def _panel_row(pictures: tuple[np.ndarray, ...], captions: tuple[str, ...]) -> n
         cell = cv2.resize(picture[top : top + height, left : left + width], None, fx=2, fy=2)
         cell = cv2.copyMakeBorder(cell, 0, 28, 0, 6, cv2.BORDER_CONSTANT, value=(255, 255, 255))
         cells.append(cv2.putText(cell, caption, (4, 2 * height + 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, 16))
-    return np.hstack(cells)
+    return np.vstack(cells)
 
 
 def main() -> None:

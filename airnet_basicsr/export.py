@@ -161,5 +161,8 @@ class OnnxNetwork:
             raise InputError(f'{path} is no ONNX file that `airnet-model export` wrote ({reason})') from error
 
     def __call__(self, x: Tensor) -> Tensor:
-        (out,) = self.session.run(None, {'image': x.contiguous().cpu().numpy()})
+        try:
+            (out,) = self.session.run(None, {'image': x.contiguous().cpu().numpy()})
+        except Exception as error:  # as above; PyTorch's kind, so that callers can tell where memory did not suffice
+            raise RuntimeError(f'ONNX Runtime: {error}') from error
         return torch.from_numpy(out).to(x.device)

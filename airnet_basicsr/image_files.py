@@ -237,7 +237,7 @@ def _encode(picture: Picture, kind: str, quality: int) -> bytes:
         return _encode_with_opencv('.bmp', pixels)  # Pillow writes alpha that no program, itself included, reads
     image = Image.fromarray(pixels)
     keys = {
-        'PNG': {},
+        'PNG': {'compress_level': 3},  # on photographs as small as Pillow's default, in half the time
         'JPEG': {'quality': quality, 'subsampling': 0},
         'WEBP': {'lossless': picture.lossless, 'quality': 80 if picture.lossless else quality, 'exact': True},
         'BMP': {},

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -273,6 +274,17 @@ def _prepare(args: argparse.Namespace) -> None:
         raise InputError(f'the output folder {args.output} is the input folder: choose another -o')
 
 
+def _check_writable(folder: Path) -> None:
+    """Hours of work must not end in a folder that takes nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f'the output folder {folder} cannot be written: {error.strerror}. Choose another -o.'
+        ) from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     args = _parser().parse_args(argv)
@@ -291,6 +303,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     restorer = Restorer(args.model, device=device, dtype=args.dtype, tile=args.tile, self_ensemble=args.self_ensemble)
     if args.explain:
         restorer.check_reference()
+    if todo:
+        _check_writable(args.output.parent if todo[0].target == args.output else args.output)
     try:
         written, failed = run(todo, restorer, args)
     except KeyboardInterrupt:

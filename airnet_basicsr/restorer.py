@@ -24,7 +24,7 @@ SMALLEST_TILE = 2 * OVERLAP
 # Working memory of the network on one tile, in bytes: less speed is lost to overlaps, but beyond this hardly more.
 CPU_MEMORY = 900 * 2**20
 GPU_MEMORY = 8 * 2**30
-_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'bad_alloc', 'could not create a mem')
+_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate', 'bad_alloc')
 
 
 class Resemblance(NamedTuple):
@@ -126,18 +126,18 @@ class Restorer:
         channels = 1 if image.ndim == 2 else image.shape[2]
         planes = image.reshape(*image.shape[:2], channels)
         colours = planes[..., : 3 if channels > 2 else 1]
-        tile = self.tile
+        tile = self.tile or self._tile_that_fits()
         while True:
             try:
-                restored = self._restore(colours, tile or self._tile_that_fits(), progress)
+                restored = self._restore(colours, tile, progress)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                too_large = min(tile or self._tile_that_fits(), max(image.shape[:2]))
-            if too_large <= SMALLEST_TILE:
-                raise InputError(f'memory does not suffice, not even for tiles of {too_large} pixels')
-            tile = max(SMALLEST_TILE, too_large // 2)
+            tile = min(tile, max(image.shape[:2]))
+            if tile <= SMALLEST_TILE:
+                raise InputError(f'memory does not suffice, not even for tiles of {tile} pixels')
+            tile = max(SMALLEST_TILE, tile // 2)
             if self.device.type == 'cuda':
                 torch.cuda.empty_cache()
         if colours.shape[2] < channels:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,10 +218,10 @@ def test_torchrun_splits_a_folder_and_tells_once(album, identity, tmp_path):
 
 
 def test_an_interrupted_run_goes_on(identity, tmp_path):
-    photo = Image.fromarray(data.astronaut())
     (tmp_path / 'many').mkdir()
-    for i in range(200):
-        photo.save(tmp_path / f'many/{i}.png')
+    Image.fromarray(data.astronaut()).save(tmp_path / 'many/0.png')
+    for i in range(1, 200):
+        shutil.copy(tmp_path / 'many/0.png', tmp_path / f'many/{i}.png')
     command = [sys.executable, '-m', 'airnet_basicsr.restore', tmp_path / 'many', '-o', tmp_path / 'out']
     process = subprocess.Popen([*command, '-m', identity], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (tmp_path / 'out').exists() or len(places(tmp_path / 'out')) < 5:
@@ -238,8 +239,14 @@ def test_an_interrupted_run_goes_on(identity, tmp_path):
 def test_folders_that_cannot_be_used(album, identity, tmp_path, capsys):
     folder, _ = album
     (tmp_path / 'file').write_text('in the way')
-    assert main([str(folder / 'a.png'), str(folder / 'e.bmp'), '-o', str(tmp_path / 'file'), '-m', identity]) == 1
-    assert capsys.readouterr().err.count('cannot be written: ') == 2
+    with pytest.raises(InputError, match='the output folder .*file cannot be written: File exists'):
+        main([str(folder), '-o', str(tmp_path / 'file'), '-m', identity])
+    # What stands in the way of one picture only is told at the end.
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/trips').write_text('in the way')
+    assert main([str(folder), '-o', str(tmp_path / 'out'), '-m', identity]) == 1
+    assert capsys.readouterr().err.count('cannot be written: ') == 3
+    (tmp_path / 'out/trips').unlink()
     (tmp_path / 'nothing').mkdir()
     with pytest.raises(InputError, match='no pictures in .*nothing'):
         main([str(tmp_path / 'nothing'), '-m', identity])

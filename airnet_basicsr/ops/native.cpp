@@ -10,7 +10,9 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <omp.h>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -433,6 +435,22 @@ const Version &choose() {
     return baseline;
 }
 
+// Runs work(0) to work(count - 1) at once. Not OpenMP: torch brings its own copy of that, and while one copy's idle
+// threads wait for work by spinning, the other's get no core.
+template <class Work>
+void on_threads(int64_t count, Work work) {
+    std::vector<std::thread> others;
+    for (int64_t number = 1; number < count; number++) {
+        try {
+            others.emplace_back(work, number);
+        } catch (const std::system_error &) {  // the system grants no more threads
+            work(number);
+        }
+    }
+    work(0);
+    for (std::thread &other : others) other.join();
+}
+
 }  // namespace
 
 extern "C" void airnet_forward(const Problem *p) {
@@ -445,8 +463,9 @@ extern "C" void airnet_forward(const Problem *p) {
         pack_pairs(p->weight, depth, p->out_channels, v.width, (uint32_t *)packed);
     else
         pack(p->weight, depth, p->out_channels, v.width, packed);
-#pragma omp parallel num_threads(p->threads)
-    p->bfloat16 ? v.forward_bfloat16(*p, packed, next) : v.forward(*p, packed, next);
+    on_threads(p->threads, [&](int64_t) {
+        p->bfloat16 ? v.forward_bfloat16(*p, packed, next) : v.forward(*p, packed, next);
+    });
 }
 
 extern "C" void airnet_backward(const Problem *p) {
@@ -455,8 +474,5 @@ extern "C" void airnet_backward(const Problem *p) {
     Scratch scratch((depth + v.width) * p->out_channels * 4);
     float *packed = scratch.take<float>(0);
     pack(p->weight, p->out_channels, depth, v.width, packed);
-    // Not one iteration per thread that happens to come: which pixels a thread sums up must not depend on how many
-    // threads the system granted.
-#pragma omp parallel for num_threads(p->threads) schedule(static)
-    for (int64_t thread = 0; thread < p->threads; thread++) v.backward(*p, packed, thread);
+    on_threads(p->threads, [&](int64_t thread) { v.backward(*p, packed, thread); });
 }

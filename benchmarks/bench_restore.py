@@ -1,0 +1,102 @@
+"""What restoring costs beyond the network, and what tiles change: seams, memory, throughput, ONNX Runtime.
+
+    python benchmarks/bench_restore.py seams MODEL PHOTO [W H]  tiles against the whole, on 1500 x 1000 pixels
+    python benchmarks/bench_restore.py memory MODEL PHOTO       peak memory of airnet-restore on 4000 x 3000 pixels
+    python benchmarks/bench_restore.py throughput MODEL FOLDER  the network alone and airnet-restore, in turns
+    python benchmarks/bench_restore.py onnx MODEL               PyTorch and ONNX Runtime, in turns
+
+OMP_NUM_THREADS sets the number of threads. docs/restore.md has results.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from airnet_basicsr import Restorer, descriptor
+from airnet_basicsr.checkpoints import preferred_network, read_checkpoint
+from airnet_basicsr.export import OnnxNetwork, export_onnx
+from airnet_basicsr.image_files import SUFFIXES, read_picture
+from airnet_basicsr.restore import main as restore
+
+
+def _resized(photo: str, width: int, height: int) -> Image.Image:
+    return Image.open(photo).convert('RGB').resize((width, height), Image.Resampling.LANCZOS)
+
+
+def seams(model: str, photo: str, width: str = '1500', height: str = '1000') -> None:
+    clean = np.float32(_resized(photo, int(width), int(height))) / 255
+    noisy = clean + np.random.RandomState(0).standard_normal(clean.shape).astype(np.float32) * 25 / 255
+    noisy = noisy.clip(0, 1)
+    whole = Restorer(model, tile=max(clean.shape))(noisy)
+    for tile in (None, 512, 256, 128):
+        calls = []
+        restored = Restorer(model, tile=tile)(noisy, lambda done, total, calls=calls: calls.append(total))
+        largest = np.abs(restored - whole).max() * 255
+        print(f'tile {tile or "default"}: {len(calls)} tiles, largest difference {largest:.5f}/255', flush=True)
+
+
+def memory(model: str, photo: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder, 'large.jpg')
+        _resized(photo, 4000, 3000).save(picture, quality=95)
+        start = time.perf_counter()
+        command = [sys.executable, '-m', 'airnet_basicsr.restore', picture, '-o', folder + '/out', '-m', model]
+        subprocess.run(command, check=True)
+        seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f'4000 x 3000: peak {peak:.0f} MiB in {seconds:.0f} s')
+
+
+def throughput(model: str, folder: str, rounds: int = 3) -> None:
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
+    network = Restorer(model).network
+    images = [torch.from_numpy(np.float32(read_picture(path).pixels) / 255).permute(2, 0, 1)[None] for path in paths]
+    alone, whole = [], []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for image in images:
+                network(image)
+        alone.append(time.perf_counter() - start)
+        with tempfile.TemporaryDirectory() as out:
+            start = time.perf_counter()
+            restore([*map(str, paths), '-o', out, '-m', model])
+            whole.append(time.perf_counter() - start)
+        print(f'network alone {alone[-1]:.2f} s, from files to files {whole[-1]:.2f} s', flush=True)
+    print(f'{len(paths)} pictures, best of {rounds}: {min(alone) / min(whole):.1%} of the network alone')
+
+
+def onnx(model: str, rounds: int = 3) -> None:
+    described = descriptor.load(preferred_network(read_checkpoint(model)), model)
+    ours = described.model.to(memory_format=torch.channels_last)
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(described, f'{folder}/model.onnx')
+        theirs = OnnxNetwork(f'{folder}/model.onnx', torch.device('cpu'))
+        for size in ((64, 96), (128, 128), (321, 481)):
+            x = torch.rand(1, 3, *size).contiguous(memory_format=torch.channels_last)
+            times, outputs = ([], []), []
+            with torch.inference_mode():
+                for _ in range(rounds):
+                    for i, network in enumerate((ours, theirs)):
+                        start = time.perf_counter()
+                        outputs.append(network(x))
+                        times[i].append(time.perf_counter() - start)
+            difference = (outputs[0] - outputs[1]).abs().max()
+            print(
+                f'{size[0]} x {size[1]}: PyTorch {min(times[0]):.3f} s, ONNX Runtime {min(times[1]):.3f} s, '
+                f'largest difference {difference:.1e}',
+                flush=True,
+            )
+
+
+if __name__ == '__main__':
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    {'seams': seams, 'memory': memory, 'throughput': throughput, 'onnx': onnx}[sys.argv[1]](*sys.argv[2:])
