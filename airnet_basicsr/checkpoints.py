@@ -7,18 +7,18 @@ Our files may also hold, beside the networks:
   degraded patches), ``patch_size`` and, for noise, ``sigma`` on the scale 0 to 255 (numbers in tensors).
 """
 
-import os
+import io
 import pickle
 import re
 from collections.abc import Mapping
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.whole_files import write_whole
 
 StateDict = dict[str, Tensor]
 
@@ -160,19 +160,14 @@ def write_checkpoint(path: str | PathLike, checkpoint: Checkpoint) -> None:
         InputError: It cannot be written.
     """
     extras = {key: getattr(checkpoint, key) for key in _EXTRAS if getattr(checkpoint, key)}
-    save_atomically(path, {**checkpoint.networks, **extras})
+    save_whole(path, {**checkpoint.networks, **extras})
 
 
-def save_atomically(path: str | PathLike, content: Any) -> None:
-    """``torch.save`` that never leaves half a file. Raises InputError where the file cannot be written."""
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.part')
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f'{path} cannot be written: {error}') from error
+def save_whole(path: str | PathLike, content: Any) -> None:
+    """``torch.save``, whole or not at all. Raises InputError where the file cannot be written."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_whole(path, file.getvalue())
 
 
 def preferred_network(checkpoint: Checkpoint) -> StateDict:

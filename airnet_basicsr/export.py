@@ -1,8 +1,6 @@
 """AirNet as an ONNX file, and running such files with ONNX Runtime."""
 
-import os
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 from airnet_basicsr.archs.airnet_arch import SLOPE
 from airnet_basicsr.descriptor import Descriptor
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.whole_files import write_whole
 
 OPSET = 19  # the first with DeformConv
 _INSTALL = 'pip install onnx onnxruntime (or airnet-basicsr[onnx])'
@@ -123,14 +122,7 @@ def export_onnx(described: Descriptor, path: str | PathLike) -> None:
     )
     helper.set_model_props(model, {'num_feat': str(options['num_feat'])})
     onnx.checker.check_model(model)
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.part')
-    try:
-        temporary.write_bytes(model.SerializeToString())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f'{path} cannot be written: {error.strerror}') from error
+    write_whole(path, model.SerializeToString())
 
 
 class OnnxNetwork:

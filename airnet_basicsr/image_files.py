@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.whole_files import write_whole
 
 FORMATS = {
     '.png': 'PNG',
@@ -205,7 +206,6 @@ def write_picture(path: str | PathLike, picture: Picture, quality: int = 95) -> 
     if kind == 'JPEG' and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
     picture = picture._replace(pixels=np.ascontiguousarray(pixels))
-    temporary = path.with_name(f'.{path.name}.part')
     try:
         try:
             content = _encode(picture, kind, quality)
@@ -213,16 +213,9 @@ def write_picture(path: str | PathLike, picture: Picture, quality: int = 95) -> 
             # Metadata of a damaged or unusual file may be refused; the colours' meaning is kept, the rest let go.
             kept = {key: value for key, value in picture.metadata.items() if key == 'icc_profile'}
             content = _encode(picture._replace(metadata=kept), kind, quality)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f'{path} cannot be written: {error.strerror or error}') from error
-    except (ValueError, cv2.error, struct.error) as error:
+    except Exception as error:  # encoders, too, have errors of many kinds
         raise InputError(f'{path} cannot be written as {kind}: {error}. Try --format png or tiff.') from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    write_whole(path, content)
 
 
 def _encode(picture: Picture, kind: str, quality: int) -> bytes:

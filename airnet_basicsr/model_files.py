@@ -17,7 +17,7 @@ from airnet_basicsr.checkpoints import (
     StateDict,
     preferred_network,
     read_checkpoint,
-    save_atomically,
+    save_whole,
     to_official,
     write_checkpoint,
 )
@@ -87,7 +87,7 @@ def convert(source: str, target: str, to: str) -> None:
     if contrast is None:
         size = KEYS_PER_DEGRADATION * max(RELEASES)
         contrast = MomentumContrast(described.model.encoder, queue_size=size, momentum=0.999).state_dict()
-    save_atomically(target, to_official(preferred_network(checkpoint), contrast))
+    save_whole(target, to_official(preferred_network(checkpoint), contrast))
 
 
 def slim(source: str, target: str) -> None:

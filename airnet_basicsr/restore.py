@@ -30,6 +30,7 @@ from airnet_basicsr.image_files import (
     write_picture,
 )
 from airnet_basicsr.restorer import DTYPES, Restorer
+from airnet_basicsr.whole_files import write_whole
 
 EPILOG = """examples:
   airnet-restore photos/ -o restored/ -m model.pth
@@ -166,11 +167,7 @@ def _write(job: Job, before: Picture, after: np.ndarray, explanation: dict | Non
         colours = {key: value for key, value in before.metadata.items() if key == 'icc_profile'}
         write_picture(job.comparison, Picture(_comparison(before.pixels, after), colours, False))
     if job.explanation:
-        try:
-            job.explanation.parent.mkdir(parents=True, exist_ok=True)
-            job.explanation.write_text(json.dumps(explanation, indent=2) + '\n', encoding='utf-8')
-        except OSError as error:
-            raise InputError(f'{job.explanation} cannot be written: {error.strerror}') from error
+        write_whole(job.explanation, (json.dumps(explanation, indent=2) + '\n').encode())
     # Last, since it is this file by which people see that a picture is done.
     write_picture(job.target, before._replace(pixels=after), args.quality)
 

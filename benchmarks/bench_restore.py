@@ -9,6 +9,7 @@ OMP_NUM_THREADS sets the number of threads. docs/restore.md has results.
 """
 
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -58,19 +59,25 @@ def throughput(model: str, folder: str, rounds: int = 3) -> None:
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
     network = Restorer(model).network
     images = [torch.from_numpy(np.float32(read_picture(path).pixels) / 255).permute(2, 0, 1)[None] for path in paths]
-    alone, whole = [], []
+    ratios = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             for image in images:
                 network(image)
-        alone.append(time.perf_counter() - start)
+        between = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as out:
-            start = time.perf_counter()
             restore([*map(str, paths), '-o', out, '-m', model])
-            whole.append(time.perf_counter() - start)
-        print(f'network alone {alone[-1]:.2f} s, from files to files {whole[-1]:.2f} s', flush=True)
-    print(f'{len(paths)} pictures, best of {rounds}: {min(alone) / min(whole):.1%} of the network alone')
+        end = time.perf_counter(), time.process_time()
+        alone, alone_cpu = (b - a for a, b in zip(start, between, strict=True))
+        whole, whole_cpu = (b - a for a, b in zip(between, end, strict=True))
+        ratios.append((alone / whole, alone_cpu / whole_cpu))
+        print(
+            f'network {alone:.1f} s ({alone_cpu:.1f} s of CPU), with files {whole:.1f} s ({whole_cpu:.1f} s)',
+            flush=True,
+        )
+    wall, cpu = (statistics.median(ratio) for ratio in zip(*ratios, strict=True))
+    print(f'{len(paths)} pictures, median of {rounds}: {wall:.1%} of the network alone, {cpu:.1%} by CPU time')
 
 
 def onnx(model: str, rounds: int = 3) -> None:
