@@ -1,11 +1,12 @@
 # make demo   trains, tests and reports on real photographs, on a CPU, in minutes
 # make test   lint and the test suite (make test-slow: the long checks)
-# Both create .venv first, where it is missing. PYTHON=python3.12 chooses another interpreter.
+# make bench  speed and memory against the plain build, on this machine
+# All create .venv first, where it is missing. PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow bench lint clean
 
 .venv/.installed: setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,6 +25,9 @@ test: .venv/.installed lint
 
 test-slow: .venv/.installed
 	@$(BIN)/python -m pytest -m slow
+
+bench: .venv/.installed
+	@$(BIN)/python benchmarks/bench.py
 
 lint: .venv/.installed
 	@$(BIN)/ruff check .
