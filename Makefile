@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 	@echo 'Installing into .venv (the first time, PyTorch alone is a download of gigabytes)'
 	@$(PIP) --upgrade 'setuptools<82' wheel cython numpy
 	@$(PIP) torch torchvision
-	@$(BIN)/python -c 'import importlib.util as u; exit(not u.find_spec("basicsr"))' || $(PIP) --no-build-isolation basicsr
+	@$(BIN)/python -I -c 'import importlib.util as u; exit(not u.find_spec("basicsr"))' || $(PIP) --no-build-isolation basicsr
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 

@@ -26,7 +26,9 @@ def _is_ours(function: Callable) -> bool:
 
 def before_import() -> None:
     """What must be in place before ``import basicsr``."""
-    if importlib.util.find_spec('basicsr') is None:
+    toolbox = importlib.util.find_spec('basicsr')
+    # In our checkout Python takes the folder of launchers, which has no __init__.py, for an empty package.
+    if toolbox is None or toolbox.origin is None:
         raise InputError(
             'BasicSR is not installed. Install PyTorch, then: pip install --no-build-isolation basicsr==1.4.2'
         )
