@@ -10,6 +10,10 @@ from setuptools import Extension, find_packages, setup
 
 # For exporting models and running what was exported.
 ONNX = ['onnx', 'onnxruntime>=1.20']
+# For tables, pictures and pages of test results.
+REPORT = ['jinja2', 'matplotlib', 'scikit-learn']
+# CBM3D as a baseline. bm3d's licence is for non-commercial use.
+BASELINES = ['bm3d']
 
 setup(
     name='airnet-basicsr',
@@ -20,6 +24,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['airnet_basicsr', 'airnet_basicsr.*']),
+    package_data={'airnet_basicsr': ['weights/*.pth', 'report/*.html']},
     install_requires=['torch>=2.6', 'torchvision', 'numpy', 'opencv-python', 'lmdb', 'scikit-image', 'tqdm', 'pyyaml']
     + ['pillow>=11', 'tifffile'],
     # Optional: where it cannot be compiled, a slower backend in stock PyTorch serves. Loaded through ctypes.
@@ -33,7 +38,13 @@ setup(
             optional=True,
         )
     ],
-    extras_require={'onnx': ONNX, 'dev': ['pytest', 'ruff', *ONNX]},
+    extras_require={
+        'onnx': ONNX,
+        'report': REPORT,
+        'baselines': BASELINES,
+        'perceptual': ['pyiqa'],
+        'dev': ['pytest', 'ruff', *ONNX, *REPORT, *BASELINES],
+    },
     entry_points={
         'console_scripts': [
             'airnet-restore=airnet_basicsr.restore:main',

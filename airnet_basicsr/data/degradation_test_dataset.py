@@ -21,12 +21,16 @@ class DegradationTestDataset(Dataset):
     Items are ``lq`` and ``gt`` (3 x H x W, float32, RGB, values in [0, 1] but for unclipped noise), ``lq_path`` and
     ``gt_path``.
 
-    What is drawn (noise) depends only on the image's name without folder and suffix, on sigma and on ``seed``: never on
-    order, workers, folder or LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
+    What is drawn (noise) depends only on the image's name without folder and suffix, on the sigmas and on ``seed``: never
+    on order, workers, folder or LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
 
     Options (beside the toolbox's): ``degradation``, a mapping as in :mod:`airnet_basicsr.data.degradations`; ``seed``
     (default 0); ``crop_multiple``: both sides are cut, around the centre, to multiples of it (16 in the official
     release's tests; default 1).
+
+    Attributes:
+        record: What a test says about each image's making: ``degradation`` (its type and parameters), ``protocol``,
+            ``seed`` and ``crop_multiple``.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -36,6 +40,15 @@ class DegradationTestDataset(Dataset):
         self.degradation = build_degradation(require(opt, 'degradation', where), f'{where}:degradation')
         self.seed = opt.get('seed', 0)
         self.multiple = opt.get('crop_multiple', 1)
+        parameters = getattr(self.degradation, 'parameters', {})
+        self.record = {
+            'degradation': {'type': opt['degradation']['type'], **parameters},
+            'protocol': getattr(self.degradation, 'protocol', None),
+            'seed': self.seed,
+            'crop_multiple': self.multiple,
+        }
+        sigmas = parameters.get('sigmas', [parameters.get('sigma', 0)])
+        self.drawn_for = f'{"/".join(f"{sigma:g}" for sigma in sigmas)}|{self.seed}'
 
     def __len__(self) -> int:
         return len(self.degradation)
@@ -43,8 +56,7 @@ class DegradationTestDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         clean, source = self.degradation.load(index)
         path = self.degradation.path(index)
-        drawn_for = f'{PurePath(path).stem}|{getattr(self.degradation, "sigma", 0):g}|{self.seed}'
-        rng = np.random.RandomState(zlib.crc32(drawn_for.encode()))
+        rng = np.random.RandomState(zlib.crc32(f'{PurePath(path).stem}|{self.drawn_for}'.encode()))
         window = tuple(self._centre(side) for side in clean.shape[:2])
         return {
             'lq': to_tensor(self.degradation.degrade(source[window], rng)),

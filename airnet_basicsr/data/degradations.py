@@ -1,8 +1,9 @@
 """Kinds of degradation, as named under ``degradations`` (training) or ``degradation`` (testing) in option files.
 
 A kind is a class in ``DEGRADATION_REGISTRY``; registering one's own makes it available to the datasets. Built from its
-options and their place in the file (for messages), it has ``__len__``, ``name(i)``, ``load(i)`` and ``degrade`` as the
-classes below.
+options and their place in the file (for messages), it has ``__len__``, ``path(i)``, ``describe(i)``, ``shape(i)``,
+``load(i)`` and ``degrade`` as the classes below. What else it has of ``parameters`` (a mapping: all that, beside
+``protocol``, says what was done to an image) goes into the records of a test.
 """
 
 from bisect import bisect_right
@@ -32,12 +33,16 @@ def build_degradation(opt: Mapping[str, Any], where: str) -> Any:
     return DEGRADATION_REGISTRY.get(kind)({key: value for key, value in opt.items() if key != 'type'}, where)
 
 
-def add_gaussian_noise(image: np.ndarray, sigma: float, rng: Any, protocol: str) -> np.ndarray:
+def _is_sigma(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 255
+
+
+def add_gaussian_noise(image: np.ndarray, sigma: float | np.ndarray, rng: Any, protocol: str) -> np.ndarray:
     """Additive white Gaussian noise.
 
     Args:
         image: uint8, H x W x C.
-        sigma: Standard deviation on the scale 0 to 255.
+        sigma: Standard deviation on the scale 0 to 255: of the image, or of each pixel (H x W x 1).
         rng: Source of ``standard_normal(shape)``: a numpy Generator or RandomState.
         protocol: ``float``: left as it is, as the literature's denoisers are tested; ``uint8``: clipped to 0..255 and
             truncated to whole numbers, as in the official release.
@@ -55,24 +60,15 @@ def add_gaussian_noise(image: np.ndarray, sigma: float, rng: Any, protocol: str)
     return np.float32(noisy) / np.float32(255)
 
 
-@DEGRADATION_REGISTRY.register()
-class GaussianNoise:
-    """Clean images that get noise of one sigma.
-
-    Options: ``dataroot_gt`` (a folder or LMDB, or a list of them), ``sigma`` (0..255), ``protocol`` (``uint8``, the
-    default, or ``float``; see :func:`add_gaussian_noise`).
-    """
+class CleanImages:
+    """The images of one or several folders or LMDBs, to which noise is added."""
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
-        check_keys(opt, ('dataroot_gt', 'sigma', 'protocol'), where)
         roots = require(opt, 'dataroot_gt', where)
         self.sources = [
             ImageSource(root, f'{where}:dataroot_gt') for root in (roots if isinstance(roots, list) else [roots])
         ]
         self.ends = list(accumulate(len(source.keys) for source in self.sources))
-        self.sigma = require(opt, 'sigma', where)
-        if not isinstance(self.sigma, int | float) or self.sigma < 0:
-            raise InputError(f'option {where}:sigma: expected a number from 0 to 255, found {self.sigma!r}')
         self.protocol = opt.get('protocol', 'uint8')
         if self.protocol not in NOISE_PROTOCOLS:
             raise InputError(f'option {where}:protocol: expected `uint8` or `float`, found {self.protocol!r}')
@@ -100,14 +96,60 @@ class GaussianNoise:
         return source.shape(key)
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The clean image and what :meth:`degrade` is given, here the same: uint8, H x W x 3, RGB."""
+        """The clean image and what ``degrade`` is given, here the same: uint8, H x W x 3, RGB."""
         source, key = self._locate(index)
         image = source.read(key)
         return image, image
 
+
+@DEGRADATION_REGISTRY.register()
+class GaussianNoise(CleanImages):
+    """Clean images that get noise of one sigma.
+
+    Options: ``dataroot_gt`` (a folder or LMDB, or a list of them), ``sigma`` (0..255), ``protocol`` (``uint8``, the
+    default, or ``float``; see :func:`add_gaussian_noise`).
+    """
+
+    def __init__(self, opt: Mapping[str, Any], where: str) -> None:
+        check_keys(opt, ('dataroot_gt', 'sigma', 'protocol'), where)
+        super().__init__(opt, where)
+        self.sigma = require(opt, 'sigma', where)
+        if not _is_sigma(self.sigma):
+            raise InputError(f'option {where}:sigma: expected a number from 0 to 255, found {self.sigma!r}')
+        self.parameters = {'sigma': self.sigma}
+
     def degrade(self, image: np.ndarray, rng: Any) -> np.ndarray:
         """The degraded image, float32, for (a part of) the second image of :meth:`load`."""
         return add_gaussian_noise(image, self.sigma, rng, self.protocol)
+
+
+@DEGRADATION_REGISTRY.register()
+class SpatiallyVariantNoise(CleanImages):
+    """Clean images whose four quarters get noise of different sigmas (paper Sec. 4.5, Table 6); for testing only.
+
+    The quarters in reading order: upper left, upper right, lower left, lower right. Of an odd side the first part is
+    the smaller one. (The paper names the sigmas, not which quarter gets which.)
+
+    Options: ``dataroot_gt`` (a folder or LMDB, or a list of them), ``sigmas`` (four, 0..255; default 0, 15, 25, 50),
+    ``protocol`` (``uint8``, the default, or ``float``; see :func:`add_gaussian_noise`).
+    """
+
+    def __init__(self, opt: Mapping[str, Any], where: str) -> None:
+        check_keys(opt, ('dataroot_gt', 'sigmas', 'protocol'), where)
+        if where.startswith('datasets:train'):
+            raise InputError(f'option {where}: SpatiallyVariantNoise is for test images; train with GaussianNoise')
+        super().__init__(opt, where)
+        self.sigmas = opt.get('sigmas', [0, 15, 25, 50])
+        if not isinstance(self.sigmas, list) or len(self.sigmas) != 4 or not all(map(_is_sigma, self.sigmas)):
+            raise InputError(f'option {where}:sigmas: expected four numbers from 0 to 255, found {self.sigmas!r}')
+        self.parameters = {'sigmas': self.sigmas}
+
+    def degrade(self, image: np.ndarray, rng: Any) -> np.ndarray:
+        """The degraded image, float32, for the second image of :meth:`load`."""
+        height, width = image.shape[:2]
+        quarter = 2 * (np.arange(height)[:, None] >= height // 2) + (np.arange(width) >= width // 2)
+        sigma = np.array(self.sigmas, float)[quarter][..., None]
+        return add_gaussian_noise(image, sigma, rng, self.protocol)
 
 
 @DEGRADATION_REGISTRY.register()
