@@ -2,15 +2,15 @@
 
 from airnet_basicsr import errors, toolbox_fixes
 
+__version__ = '0.1.0'
+
 toolbox_fixes.before_import()
 
-from airnet_basicsr import archs, data, losses, models  # noqa: E402
+from airnet_basicsr import archs, data, losses, metrics, models  # noqa: E402
 
 toolbox_fixes.after_import()
 
-__version__ = '0.1.0'
-
-__all__ = ['Restorer', 'archs', 'data', 'errors', 'losses', 'models', 'toolbox_fixes']
+__all__ = ['Restorer', 'archs', 'data', 'errors', 'losses', 'metrics', 'models', 'toolbox_fixes']
 
 
 def __getattr__(name: str) -> type:

@@ -21,8 +21,8 @@ class DegradationTestDataset(Dataset):
     Items are ``lq`` and ``gt`` (3 x H x W, float32, RGB, values in [0, 1] but for unclipped noise), ``lq_path`` and
     ``gt_path``.
 
-    What is drawn (noise) depends only on the image's name without folder and suffix, on the sigmas and on ``seed``: never
-    on order, workers, folder or LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
+    What is drawn (noise) depends only on the image's name without folder and suffix, on the sigmas and on ``seed``:
+    never on order, workers, folder or LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
 
     Options (beside the toolbox's): ``degradation``, a mapping as in :mod:`airnet_basicsr.data.degradations`; ``seed``
     (default 0); ``crop_multiple``: both sides are cut, around the centre, to multiples of it (16 in the official

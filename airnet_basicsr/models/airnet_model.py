@@ -1,6 +1,5 @@
 """Contrastive all-in-one training of AirNet, as a model of the toolbox."""
 
-import inspect
 import os
 import sys
 import time
@@ -8,14 +7,12 @@ from collections import OrderedDict, deque
 from typing import Any
 
 import torch
-from basicsr.archs import ARCH_REGISTRY
 from basicsr.losses import build_loss
-from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
-from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, Subset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from airnet_basicsr.checkpoints import load_strictly, read_checkpoint
 from airnet_basicsr.errors import InputError, at_failure
@@ -23,6 +20,7 @@ from airnet_basicsr.models import training_state
 from airnet_basicsr.models.embedding_picture import draw_embeddings
 from airnet_basicsr.models.interruption import EXIT_STATUS, Interruption
 from airnet_basicsr.models.momentum_contrast import MomentumContrast
+from airnet_basicsr.models.restoration_model import RestorationModel, gather
 from airnet_basicsr.options import TRAIN_KEYS, check_keys, require
 from airnet_basicsr.toolbox_fixes import data_order
 
@@ -32,10 +30,10 @@ EMBEDDINGS = 100  # latest training batches whose embeddings are drawn there
 
 
 @MODEL_REGISTRY.register()
-class AirNetModel(SRModel):
-    """SRModel plus momentum contrast: first the encoder alone, then encoder and restorer together.
+class AirNetModel(RestorationModel):
+    """RestorationModel plus momentum contrast: first the encoder alone, then encoder and restorer together.
 
-    Keys of ``train`` beyond SRModel's:
+    Keys of ``train`` beyond RestorationModel's:
         contrast_opt: The contrastive loss, an InfoNCELoss.
         encoder_warmup_iter: Iterations in which only the encoder is trained, on the contrastive loss of weight 1
             (release: 100 epochs of 400 iterations). Default: 0.
@@ -55,12 +53,8 @@ class AirNetModel(SRModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        network = dict(require(opt, 'network_g', 'of the file'))
-        build = ARCH_REGISTRY.get(network.pop('type'))
-        check_keys(network, inspect.signature(build).parameters, 'network_g')
         if opt['is_train']:
             _check_train_options(opt)
-        self.share = None  # of a validation set, where processes share it
         super().__init__(opt)
 
     # ---- Setting up ----------------------------------------------------------------------------------------------
@@ -123,20 +117,6 @@ class AirNetModel(SRModel):
             state['queue'], state['queue_ptr'] = self.contrast.queue, self.contrast.queue_ptr
         load_strictly(self.contrast, state, path)
 
-    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
-        networks = read_checkpoint(load_path).networks
-        if param_key not in networks:
-            # As the toolbox does where a file holds no average; a bare state dict counts as `params` too.
-            param_key = 'params' if 'params' in networks else next(iter(networks))
-        net = self.get_bare_model(net)
-        get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, with param key: [{param_key}].')
-        state = networks[param_key]
-        if strict:
-            load_strictly(net, state, load_path)
-        else:
-            self._print_different_keys_loading(net, state, strict)
-            net.load_state_dict(state, strict=False)
-
     # ---- Training ------------------------------------------------------------------------------------------------
 
     def feed_data(self, data: dict[str, Any]) -> None:
@@ -146,8 +126,7 @@ class AirNetModel(SRModel):
         """
         super().feed_data(data)
         if 'key' in data:
-            data_order.drawn += len(self.lq)
-            self.lq, self.gt = self.lq.flatten(0, 1), self.gt.flatten(0, 1)
+            data_order.drawn += len(data['key'])
             self.lq_key = data['key'].to(self.device).flatten(0, 1)
             self.kinds = data['degradation'].flatten()
             if self.random_states is not None:
@@ -247,7 +226,7 @@ class AirNetModel(SRModel):
         Raises:
             InputError: It was the end of training (``current_iter`` -1) and the network could not be written.
         """
-        self.random_state_of_ranks = _gather(training_state.random_state())
+        self.random_state_of_ranks = gather(training_state.random_state())
         try:
             super().save(epoch, current_iter)
         except OSError as error:
@@ -335,35 +314,7 @@ class AirNetModel(SRModel):
             self.pictures.append(torch.cat(shown, dim=2))
         return visuals
 
-    def dist_validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Each process validates every Nth image; means are over all images, as in one process."""
-        dataset, rank = dataloader.dataset, self.opt['rank']
-        share = range(rank, len(dataset), self.opt['world_size'])
-        part = Subset(dataset, share or [0])  # the toolbox's loop needs an image; without a share it counts nothing
-        part.opt = dataset.opt
-        self.share = len(share)
-        # Each process has gathered BatchNorm statistics of its own; those of the first are the ones that get saved.
-        # And without DistributedDataParallel, which would exchange them at each image: the shares may differ in length.
-        wrapped, self.net_g = self.net_g, self.get_bare_model(self.net_g)
-        for net in (self.net_g, getattr(self, 'net_g_ema', None)):
-            for buffer in net.buffers() if net is not None else ():
-                distributed.broadcast(buffer, src=0)
-        self.nondist_validation(DataLoader(part), current_iter, tb_logger, save_img)
-        self.share, self.net_g = None, wrapped
-
-    def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
-        if self.share is None:
-            # A plain number: numpy's would not be loaded again from a checkpoint.
-            super()._update_best_metric_result(dataset_name, metric, float(val), current_iter)
-
     def _log_validation_metric_values(self, current_iter: int, dataset_name: str, tb_logger: Any) -> None:
-        if self.share is not None:
-            sums = [value * self.share for value in self.metric_results.values()]
-            sums = torch.tensor([*sums, self.share], dtype=torch.float64, device=self.device)
-            distributed.all_reduce(sums)
-            self.metric_results = dict(zip(self.metric_results, (sums[:-1] / sums[-1]).tolist(), strict=True))
-            for metric, value in self.metric_results.items():
-                super()._update_best_metric_result(dataset_name, metric, value, current_iter)
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
         if tb_logger:
             for index, picture in enumerate(self.pictures):
@@ -400,12 +351,3 @@ def _check_train_options(opt: dict[str, Any]) -> None:
     best = opt['logger'].get('keep_best')
     if best is not None and best not in ((opt.get('val') or {}).get('metrics') or {}):
         raise InputError(f'option logger:keep_best: there is no metric {best!r} under val:metrics')
-
-
-def _gather(value: Any) -> list[Any]:
-    """``value`` of every process."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [value]
-    values = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values

@@ -65,7 +65,8 @@ class CBM3D(NoRestoration):
 
     def restore(self) -> None:
         if self.sigma == 0:
-            return super().restore()
+            self.output = self.lq
+            return
         noisy = self.lq[0].permute(1, 2, 0).double().cpu().numpy()
         restored = self.denoise(noisy, self.sigma / 255)
         self.output = torch.from_numpy(restored).float().permute(2, 0, 1)[None]

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import basicsr
 import numpy as np
 import torch
 from basicsr.archs import ARCH_REGISTRY
@@ -31,6 +30,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Subset
 
 import airnet_basicsr
+import basicsr
 from airnet_basicsr.archs import AirNet
 from airnet_basicsr.checkpoints import load_strictly, read_checkpoint
 from airnet_basicsr.errors import InputError
@@ -179,19 +179,24 @@ class RestorationModel(SRModel):
     def test(self) -> None:
         self._synchronize()
         started = time.perf_counter()
-        net = self._tested_network()
-        if self.tiles is not None and not self.tiles.has_room_for(self.lq):
-            with _evaluating(net):
-                self.output = self.tiles.restore(net, self.lq)
-        else:
-            super().test()
+        self.restore()
         self._synchronize()
         if self.record is not None:
             self.record['seconds'] = time.perf_counter() - started
             if self.can_embed:
+                net = self._tested_network()
                 with _evaluating(net), torch.no_grad():
                     embedding = net(_middle(self.lq), encode=True, restore=False).embedding[0]
                 self.encoded.append((self.record['index'], self.record['image'], embedding.float().cpu().numpy()))
+
+    def restore(self) -> None:
+        """Set ``output``, the restored images, from ``lq`` (both B x C x H x W)."""
+        if self.tiles is not None and not self.tiles.has_room_for(self.lq):
+            net = self._tested_network()
+            with _evaluating(net):
+                self.output = self.tiles.restore(net, self.lq)
+        else:
+            super().test()
 
     def _tested_network(self) -> nn.Module:
         return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
@@ -234,7 +239,7 @@ class RestorationModel(SRModel):
                 self.record['input'][name] = _plain(value({**data, 'img': tensor2img([degraded])}, degraded))
             if not math.isfinite(restored):
                 get_root_logger().warning(
-                    f'{self.record["dataset"]}: {name} of {self.record["image"]} is {float(restored)}, and so is the mean.'
+                    f'{self.record["dataset"]}: {name} of {self.record["image"]} is {restored}, and so is the mean.'
                 )
             self._write_if_complete()
         return restored
@@ -252,7 +257,7 @@ class RestorationModel(SRModel):
         self.dataset = dataloader.dataset
         name = self.dataset.opt['name']
         if len(self.dataset) == 0:
-            raise InputError(f'dataset {name} has no images: look at its folders and its meta_info_file, or leave it out')
+            raise InputError(f'dataset {name} has no images: look at its folders or LMDB, or leave it out')
         self.places = iter(range(len(self.dataset)))
         # The toolbox's loop looks this function up for each image and metric: here alone their values pass by.
         calculate = sr_model.calculate_metric
