@@ -6,8 +6,10 @@ Versions looked at: 1.4.2 as published, and git master of 2024-05 (``basicsr-fix
 import functools
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -37,13 +39,65 @@ def before_import() -> None:
 
 def after_import() -> None:
     """What repairs an imported toolbox; also where its own train.py imported it, and us, first."""
+    _derive_option_files()
     _share_lmdb_environments()
     _resume_from_a_good_state()
     _distribute_without_cuda()
+    _ask_for_a_launcher()
     _average_buffers()
     _keep_the_data_order()
     _log_rate_and_data_time()
     _number_of_the_last_validation()
+
+
+def _derive_option_files() -> None:
+    """Option files cannot share what they have in common, and a broken one ends in a stack trace.
+
+    ``!base`` (see :mod:`airnet_basicsr.options`) merges a file into another. In the experiment's folder, where the base
+    is not, the merged whole is kept.
+    """
+    import yaml
+    from basicsr.utils import options
+
+    from airnet_basicsr.options import TAGS, merged_text
+
+    train = _train_module()
+    if _is_ours(train.copy_opt_file):
+        return
+    plain_yaml, plain_copy = options.ordered_yaml, options.copy_opt_file
+    toolbox_loader, dumper = plain_yaml()
+    # To the toolbox's own class: where its train.py imported us, one is in the middle of an option file.
+    for tag, constructor in TAGS.items():
+        toolbox_loader.add_constructor(tag, constructor)
+
+    class Loader(toolbox_loader):
+        def get_single_data(self) -> Any:
+            try:
+                return super().get_single_data()
+            except yaml.YAMLError as error:
+                raise InputError(f'option file: {error}') from error
+
+    @_ours
+    @functools.wraps(plain_copy)
+    def copy_opt_file(opt_file: str, experiments_root: str) -> None:
+        merged = merged_text(opt_file)
+        if merged is None:
+            plain_copy(opt_file, experiments_root)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            whole = os.path.join(folder, os.path.basename(opt_file))
+            with open(whole, 'w', encoding='utf-8') as file:
+                file.write(merged)
+            plain_copy(whole, experiments_root)
+
+    options.ordered_yaml = lambda: (Loader, dumper)
+    train.copy_opt_file = copy_opt_file
+
+
+def _train_module() -> ModuleType:
+    # In the toolbox's own checkout train.py runs as __main__, and imported us while it read its option file.
+    main = sys.modules['__main__']
+    return main if hasattr(main, 'train_pipeline') else importlib.import_module('basicsr.train')
 
 
 def _torchvision_functional_tensor() -> None:
@@ -126,11 +180,7 @@ def _resume_from_a_good_state() -> None:
             data_order.resume(state['epoch'], state['drawn'] // opt['world_size'])
         return state
 
-    # In the toolbox's own checkout train.py runs as __main__, and imported us while it read its option file.
-    train = sys.modules['__main__']
-    if not hasattr(train, 'train_pipeline'):
-        import basicsr.train as train
-    train.load_resume_state = load_resume_state
+    _train_module().load_resume_state = load_resume_state
 
 
 def _average_buffers() -> None:
@@ -260,6 +310,38 @@ def _distribute_without_cuda() -> None:
 
     dist_util._init_dist_pytorch, dist_util._init_dist_slurm = init_pytorch, init_slurm
     BaseModel.model_to_device = model_to_device
+
+
+def _ask_for_a_launcher() -> None:
+    """Without torchrun or srun, ``--launcher`` ends in a KeyError; without scontrol, its shell's complaint is taken for
+    the first node's name."""
+    from basicsr.utils import dist_util
+
+    if _is_ours(dist_util._init_dist_slurm):
+        return
+
+    def asking(plain: Callable, launcher: str, starter: str, variables: tuple[str, ...]) -> Callable:
+        @_ours
+        @functools.wraps(plain)
+        def init(*args: Any, **kwargs: Any) -> None:
+            missing = [name for name in variables if name not in os.environ]
+            if missing:
+                raise InputError(
+                    f'--launcher {launcher}: {", ".join(missing)} not set. Start the program with {starter}, or leave '
+                    '--launcher out to train in one process.'
+                )
+            if launcher == 'slurm' and shutil.which('scontrol') is None:
+                raise InputError('--launcher slurm: there is no scontrol on PATH, which names the first node')
+            plain(*args, **kwargs)
+
+        return init
+
+    dist_util._init_dist_pytorch = asking(
+        dist_util._init_dist_pytorch, 'pytorch', 'torchrun', ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+    )
+    dist_util._init_dist_slurm = asking(
+        dist_util._init_dist_slurm, 'slurm', 'srun', ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST')
+    )
 
 
 def _log_rate_and_data_time() -> None:
