@@ -3,9 +3,11 @@
 A kind is a class in ``DEGRADATION_REGISTRY``; registering one's own makes it available to the datasets. Built from its
 options and their place in the file (for messages), it has ``__len__``, ``path(i)``, ``describe(i)``, ``shape(i)``,
 ``load(i)`` and ``degrade`` as the classes below. What else it has of ``parameters`` (a mapping: all that, beside
-``protocol``, says what was done to an image) goes into the records of a test.
+``protocol``, says what was done to an image) goes into the records of a test; and ``settled(rng)``, where query and key
+must share something that is drawn, gives the degradation of one such pair.
 """
 
+import copy
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
@@ -106,17 +108,31 @@ class CleanImages:
 class GaussianNoise(CleanImages):
     """Clean images that get noise of one sigma.
 
-    Options: ``dataroot_gt`` (a folder or LMDB, or a list of them), ``sigma`` (0..255), ``protocol`` (``uint8``, the
-    default, or ``float``; see :func:`add_gaussian_noise`).
+    Options: ``dataroot_gt`` (a folder or LMDB, or a list of them), ``sigma`` (0..255; in training also ``[from, to]``:
+    drawn evenly for each query and its key), ``protocol`` (``uint8``, the default, or ``float``; see
+    :func:`add_gaussian_noise`).
     """
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
         check_keys(opt, ('dataroot_gt', 'sigma', 'protocol'), where)
         super().__init__(opt, where)
         self.sigma = require(opt, 'sigma', where)
-        if not _is_sigma(self.sigma):
+        if isinstance(self.sigma, list):
+            if not where.startswith('datasets:train'):
+                raise InputError(f'option {where}:sigma: a range is for training; test with one sigma')
+            if len(self.sigma) != 2 or not all(map(_is_sigma, self.sigma)) or self.sigma[0] > self.sigma[1]:
+                raise InputError(f'option {where}:sigma: expected [from, to], both 0 to 255, found {self.sigma!r}')
+        elif not _is_sigma(self.sigma):
             raise InputError(f'option {where}:sigma: expected a number from 0 to 255, found {self.sigma!r}')
         self.parameters = {'sigma': self.sigma}
+
+    def settled(self, rng: np.random.Generator) -> 'GaussianNoise':
+        """With a sigma out of the range, if there is one."""
+        if not isinstance(self.sigma, list):
+            return self
+        settled = copy.copy(self)
+        settled.sigma = rng.uniform(*self.sigma)
+        return settled
 
     def degrade(self, image: np.ndarray, rng: Any) -> np.ndarray:
         """The degraded image, float32, for (a part of) the second image of :meth:`load`."""
@@ -135,9 +151,9 @@ class SpatiallyVariantNoise(CleanImages):
     """
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
-        check_keys(opt, ('dataroot_gt', 'sigmas', 'protocol'), where)
         if where.startswith('datasets:train'):
             raise InputError(f'option {where}: SpatiallyVariantNoise is for test images; train with GaussianNoise')
+        check_keys(opt, ('dataroot_gt', 'sigmas', 'protocol'), where)
         super().__init__(opt, where)
         self.sigmas = opt.get('sigmas', [0, 15, 25, 50])
         if not isinstance(self.sigmas, list) or len(self.sigmas) != 4 or not all(map(_is_sigma, self.sigmas)):

@@ -107,6 +107,8 @@ class MultiDegradationDataset(Dataset):
         image = int(_order(self.seed, epoch, which, self.largest)[index]) % len(degradation)
         clean, source = degradation.load(image)
         self._check_size(degradation, image, clean.shape)
+        if hasattr(degradation, 'settled'):
+            degradation = degradation.settled(rng)
         patches = {}
         for lq_name, gt_name in (('lq', 'gt'), ('key', None))[: 2 if self.contrastive else 1]:
             top, left = (int(rng.integers(side - self.patch_size + 1)) for side in clean.shape[:2])

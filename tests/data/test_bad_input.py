@@ -54,6 +54,11 @@ def test_options(root):
     refused('datasets:train:degradations:noise: unknown key `sigm`. Did you mean `sigma`', root, noise={'sigm': 3})
     refused('datasets:train:degradations:rain:type: there is no degradation .Snow.', root, paired={'type': 'Snow'})
     refused('noise:sigma: expected a number', root, noise={'sigma': 'high'})
+    for wrong in ([15], [50, 15], [0, 300]):
+        refused('noise:sigma: expected .from, to.', root, noise={'sigma': wrong})
+    refused(
+        'noise: SpatiallyVariantNoise is for test images', root, noise={'type': 'SpatiallyVariantNoise', 'sigma': 1}
+    )
     refused('noise:protocol: expected `uint8` or `float`, found .int8.', root, noise={'protocol': 'int8'})
     refused('datasets:train: the key `gt_size` is missing', root, gt_size=None)
     refused('rain: the key `dataroot_lq` is missing', root, paired={'dataroot_lq': None})
@@ -64,6 +69,14 @@ def test_options(root):
         InputError, match=r'datasets:val \(Kodak\): unknown key `degradations`. Did you mean `degradation`'
     ):
         build_dataset({'name': 'Kodak', 'type': 'DegradationTestDataset', 'phase': 'val', 'degradations': {}})
+    of_tests = (
+        ({'type': 'GaussianNoise', 'sigma': [15, 50]}, 'sigma: a range is for training'),
+        ({'type': 'SpatiallyVariantNoise', 'sigmas': [15, 25, 50]}, 'sigmas: expected four numbers'),
+    )
+    for degradation, message in of_tests:
+        degradation = {**degradation, 'dataroot_gt': str(root / 'clean')}
+        with pytest.raises(InputError, match=message):
+            build_dataset({'name': 'x', 'type': 'DegradationTestDataset', 'phase': 'test', 'degradation': degradation})
 
 
 def test_missing_folders_and_lmdbs(root):

@@ -83,3 +83,15 @@ def test_centre_crop(root, photos):
     item = named(build(root / 'all.lmdb', crop_multiple=16), 'chelsea4')
     assert item['lq'].shape == item['gt'].shape == (3, 96, 96)
     np.testing.assert_array_equal(np.rint(item['gt'].numpy().transpose(1, 2, 0) * 255), photos['chelsea4'][:, 4:100])
+
+
+def test_spatially_variant_noise(tmp_path):
+    """Table 6: a sigma for each quarter, in reading order; the same noise in every run."""
+    write_lmdb(tmp_path / 'grey.lmdb', {'grey': np.full((129, 203, 3), 128, np.uint8)})
+    noise = {'type': 'SpatiallyVariantNoise', 'protocol': 'float', 'dataroot_gt': str(tmp_path / 'grey.lmdb')}
+    opt = {'name': 'test', 'type': 'DegradationTestDataset', 'phase': 'test', 'degradation': noise}
+    lq, again = (build_dataset(opt)[0]['lq'].numpy() * 255 for _ in range(2))
+    np.testing.assert_array_equal(lq, again)
+    quarters = lq[:, :64, :101], lq[:, :64, 101:], lq[:, 64:, :101], lq[:, 64:, 101:]
+    for quarter, sigma in zip(quarters, (0, 15, 25, 50), strict=True):
+        assert quarter.std() == pytest.approx(sigma, rel=0.02, abs=1e-3)

@@ -130,6 +130,18 @@ def test_plain_indices_draw_anew_each_time(roots):
     assert not torch.equal(first['lq'], second['lq'])
 
 
+def test_a_range_of_sigmas_gives_query_and_key_the_same_one(tmp_path):
+    grey = write_lmdb(tmp_path / 'grey.lmdb', {'grey': np.full((PATCH, PATCH, 3), 128, np.uint8)})
+    noise = {'type': 'GaussianNoise', 'sigma': [5, 50], 'protocol': 'float', 'dataroot_gt': str(grey)}
+    dataset = build_dataset(options(tmp_path, degradations={'noise': noise}))
+    torch.manual_seed(0)
+    items = [dataset[0] for _ in range(100)]
+    sigmas = np.array([[item[name].std().item() * 255 for name in ('lq', 'key')] for item in items])
+    np.testing.assert_allclose(sigmas[:, 0], sigmas[:, 1], rtol=0.1)
+    assert sigmas.min() < 8 and sigmas.max() > 47
+    assert sigmas.mean() == pytest.approx(27.5, abs=4)
+
+
 def test_several_degraded_images_share_a_clean_one(tmp_path, photos):
     names = list(photos)[:2]
     write_lmdb(tmp_path / 'gt.lmdb', {name: photos[name] for name in names})
