@@ -2,8 +2,11 @@
 
 import datetime
 import logging
+import math
 import os
 import resource
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,7 +36,12 @@ def dry_run(root_path: str) -> None:
         logger = get_root_logger(log_level=logging.WARNING)
         train_loader, _, val_loaders, _, total_iter = create_train_val_dataloader(opt, logger)
         model = build_model(opt)
-        print(_report(opt, model, _training(model, train_loader), _validation(model, val_loaders), folder, total_iter))
+        for number in (signal.SIGTERM, signal.SIGINT):  # here is nothing to save first
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+        stages, validation = _training(model, train_loader), _validation(model, val_loaders)
+        report = _report(opt, model, stages, validation, folder, total_iter)
+        if opt['rank'] == 0:
+            print(report)
 
 
 def _training(model: Any, loader: Any) -> dict[str, float]:
@@ -49,6 +57,7 @@ def _training(model: Any, loader: Any) -> dict[str, float]:
                 started = time.perf_counter()
             model.feed_data(next(batches))
             model.optimize_parameters(min(first + number, warmup) if stage == 'encoder warm-up' else first + number)
+            model.completed = None  # an error from here on leaves nothing worth saving
             if model.device.type == 'cuda':
                 torch.cuda.synchronize()
         seconds[stage] = (time.perf_counter() - started) / ITERATIONS
@@ -70,7 +79,7 @@ def _validation(model: Any, loaders: list[Any]) -> float:
         model.test()
         if model.device.type == 'cuda':
             torch.cuda.synchronize()
-        total += (time.perf_counter() - started) * len(loader)
+        total += (time.perf_counter() - started) * math.ceil(len(loader) / model.opt['world_size'])
     return total
 
 
@@ -89,6 +98,8 @@ def _report(
         memory = f'{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory'
     else:
         memory = f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB'
+    if opt['world_size'] > 1:
+        memory += ' for each process'
     parameters = sum(parameter.numel() for parameter in model.get_bare_model(model.net_g).parameters())
     lines = [f'Dry run of {opt["name"]}', f'  parameters          {parameters:,}', f'  memory, at its most {memory}']
     for stage, seconds in stages.items():

@@ -2,14 +2,20 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from basicsr.models import build_model
+from basicsr.utils.dist_util import init_dist
 from conftest import ROOT, run_python
 from small_run import write_options
+
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.options import load_options
 
 TORCHRUN = ('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
 SCRIPT = Path(__file__).with_name('two_processes.py')
@@ -73,6 +79,71 @@ def test_training_validating_and_resuming_in_two_processes(folder):
     state = torch.load(folder / 'experiments/run/training_states/14.state', weights_only=True)
     assert len(state['random']) == 2
     assert 'iter:      16' in run(folder, *program, '--auto_resume', '--force_yml', 'train:total_iter=16')
+
+
+def test_slurm_s_launcher(folder):
+    write_options(folder, total_iter=3, encoder_warmup_iter=1, save_checkpoint_freq=3)
+    (folder / 'scontrol').write_text(
+        '#!/bin/sh\n[ "$*" = "show hostname node[1-2]" ] && echo localhost && echo other\n'
+    )
+    (folder / 'scontrol').chmod(0o755)
+    with socket.socket() as free:
+        free.bind(('', 0))
+        port = str(free.getsockname()[1])
+    job = {'SLURM_NTASKS': '2', 'SLURM_NODELIST': 'node[1-2]', 'MASTER_PORT': port, 'OMP_NUM_THREADS': '1'}
+    job['PATH'] = f'{folder}:{os.environ["PATH"]}'
+    command = (sys.executable, '-m', 'airnet_basicsr.train', '-opt', 'run.yml', '--launcher', 'slurm')
+    tasks = [
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **job, 'SLURM_PROCID': str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [task.communicate(timeout=300)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], '\n'.join(outputs)[-3000:]
+    assert ['iter:       3' in output for output in outputs] == [True, False]
+    state = torch.load(folder / 'experiments/run/training_states/3.state', weights_only=True)
+    assert len(state['random']) == 2
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variables', 'message'),
+    [
+        ('pytorch', {}, 'RANK, .*with torchrun'),
+        ('slurm', {'SLURM_NTASKS': '2'}, 'SLURM_PROCID, SLURM_NODELIST not set.*with srun'),
+        ('slurm', {'SLURM_NTASKS': '2', 'SLURM_PROCID': '0', 'SLURM_NODELIST': 'n1', 'PATH': ''}, 'no scontrol'),
+    ],
+)
+def test_a_launcher_that_did_not_launch(launcher, variables, message, monkeypatch):
+    for name in ('RANK', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_NODELIST'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.multiprocessing, 'set_start_method', lambda method: None)
+    with pytest.raises(InputError, match=message):
+        init_dist(launcher)
+
+
+def test_the_dry_run_of_two_processes_reports_once(folder):
+    output = run(
+        folder, *TORCHRUN, '-m', 'airnet_basicsr.train', '-opt', 'run.yml', '--launcher', 'pytorch', '--dry-run'
+    )
+    (size,) = re.findall(r'checkpoints of (\d+) MiB', output)
+    assert int(size) > 0  # that of the process that saves
+
+
+def test_synchronized_statistics_need_gpus(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    opt = load_options('run.yml')
+    opt.update(dist=True, is_train=True, rank=0, world_size=2)
+    opt['train']['sync_bn'] = True
+    with pytest.raises(InputError, match='train:sync_bn needs GPUs'):
+        build_model(opt)
 
 
 VAL = """    name: val
