@@ -1,0 +1,117 @@
+"""``python -m airnet_basicsr.report``."""
+
+import argparse
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+
+import airnet_basicsr
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.whole_files import write_whole
+
+try:
+    import jinja2  # noqa: F401
+    import matplotlib  # noqa: F401
+    import sklearn  # noqa: F401
+except ImportError as error:
+    raise InputError(
+        f'the report needs the package {error.name}, which is not there: pip install "airnet-basicsr[report]"'
+    ) from error
+
+from airnet_basicsr.report import grids, outputs
+from airnet_basicsr.report.figures import embedding_map, gain_histogram
+from airnet_basicsr.report.pictures import choose_pictures, encode
+from airnet_basicsr.report.published import SOURCE
+from airnet_basicsr.report.runs import Run, read_runs
+from airnet_basicsr.report.tables import comparisons, measurements, paper_tables
+from airnet_basicsr.report.understanding import understand
+
+PAPER, MEASURED, BESIDE, UNDERSTOOD = (
+    "The paper's tables",
+    'All measurements',
+    'Runs side by side',
+    'Is the degradation understood?',
+)
+
+
+def write_report(runs: Sequence[Run], out: Path) -> None:
+    """Write ``report.md``, ``.tex``, ``.json`` and ``.html`` into the folder ``out``."""
+    pictures, notes = choose_pictures(runs)
+    told = [
+        {
+            'name': run.name,
+            'folder': str(run.folder),
+            'summary': _summary(run),
+            'run': run.info,
+            'measurements': measurements(run),
+            'understanding': understand(run.folder),
+        }
+        for run in runs
+    ]
+    report = {
+        'date': datetime.now().astimezone().isoformat(timespec='seconds'),
+        'airnet_basicsr': airnet_basicsr.__version__,
+        'source': SOURCE,
+        'notes': [note for run in runs for note in run.notes] + notes,
+        'runs': told,
+        'tables': paper_tables(runs),
+        'comparisons': comparisons(runs),
+        'pictures': [
+            entry
+            | {'choices': [{key: choice[key] for key in ('rank', 'image', 'gains')} for choice in entry['choices']]}
+            for entry in pictures
+        ],
+    }
+    understood = [run for run in told if not run['understanding']['reason']]
+    by_run = groupby(report['comparisons'], lambda entry: entry['second'])
+    sections = {
+        PAPER: [grids.paper_grid(table) for table in report['tables']],
+        MEASURED: [grids.measurement_grid(run) for run in told],
+        BESIDE: [grids.comparison_grid(list(entries)) for _, entries in by_run],
+        UNDERSTOOD: [grids.understanding_grid(told), *(grids.confusion_grid(run) for run in understood)],
+    }
+    sections = {title: found for title, found in sections.items() if found}
+    encode([choice for entry in pictures for choice in entry['choices']])
+    for entry in pictures:
+        entry['histogram'] = gain_histogram(runs, entry['dataset'])
+    maps = {run['name']: embedding_map(run['understanding']) for run in understood}
+    write_whole(out / 'report.md', outputs.to_markdown(report, sections).encode())
+    write_whole(out / 'report.tex', outputs.to_latex(report, sections).encode())
+    write_whole(out / 'report.json', outputs.to_json(report).encode())
+    write_whole(out / 'report.html', outputs.to_html(report, sections, pictures, maps).encode())
+
+
+def _summary(run: Run) -> dict[str, str]:
+    info = run.info
+    checkpoint = info.get('checkpoint')
+    told = {
+        'model': info.get('model_type'),
+        'network': (info.get('network') or {}).get('type'),
+        'parameters': f'{info["parameters"]:,}' if info.get('parameters') else None,
+        'checkpoint': checkpoint and f'{checkpoint["path"]} (SHA-256 {checkpoint["sha256"]})',
+        'option file': info.get('option_file'),
+        'reproduces': run.paper and ', '.join(f'{key} {value}' for key, value in run.paper.items()),
+        'tested': info.get('date'),
+        'device': info.get('device'),
+        'versions': ', '.join(f'{name} {version}' for name, version in (info.get('versions') or {}).items()),
+    }
+    return {key: str(value) for key, value in told.items() if value}
+
+
+def main() -> None:
+    """Read the runs that the command line names and write their report."""
+    parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report', description=__doc__)
+    parser.add_argument('runs', nargs='+', metavar='results/NAME', help='folder of a test; the first is compared with')
+    parser.add_argument('--out', type=Path, help='where to write (default: the folder `report` in the first of them)')
+    arguments = parser.parse_args()
+    runs = read_runs(arguments.runs)
+    out = arguments.out or Path(arguments.runs[0]) / 'report'
+    write_report(runs, out)
+    for note in (note for run in runs for note in run.notes):
+        print(f'Note: {note}')
+    print(f'Written: {out / "report.html"}, and report.md, report.tex, report.json beside it')
+
+
+if __name__ == '__main__':
+    main()

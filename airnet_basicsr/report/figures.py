@@ -1,0 +1,81 @@
+"""Histograms and maps, as SVG for the page."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from airnet_basicsr.report.runs import Run
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; shapes say it once more.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+STYLE = {
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'report',  # the same page for the same results
+    'font.family': 'sans-serif',
+    'font.size': 9,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.edgecolor': '#8a8f98',
+    'axes.labelcolor': '#3b4048',
+    'xtick.color': '#3b4048',
+    'ytick.color': '#3b4048',
+    'legend.frameon': False,
+}
+
+
+def gain_histogram(runs: Sequence[Run], dataset: str) -> Markup | None:
+    """How many images gained how much PSNR; None where nothing was measured."""
+    gains = {}
+    for run in runs:
+        values = run.values(dataset, run.pairs[0].psnr, 'gain').values() if run.pairs else ()
+        finite = [value for value in values if math.isfinite(value)]
+        if finite:
+            gains[run.name] = finite
+    if not gains:
+        return None
+    bins = np.histogram_bin_edges(np.concatenate(list(gains.values())), bins='auto')
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.1), layout='constrained')
+        axes = figure.add_subplot()
+        for i, (name, values) in enumerate(gains.items()):
+            colour = COLOURS[i % len(COLOURS)]
+            axes.hist(values, bins, color=colour, alpha=0.75 if len(gains) == 1 else 0.35, label=name)
+            if len(gains) > 1:
+                axes.hist(values, bins, histtype='step', color=colour, linewidth=1.4)
+        axes.axvline(0, color='#3b4048', linewidth=0.8, linestyle=':')
+        axes.set_xlabel('gain in PSNR, dB')
+        axes.set_ylabel('images')
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        if len(gains) > 1:
+            axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def embedding_map(understood: dict[str, Any]) -> Markup:
+    """The t-SNE map of :func:`~airnet_basicsr.report.understanding.understand`."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.4), layout='constrained')
+        axes = figure.add_subplot()
+        for i, name in enumerate(understood['datasets']):
+            points = [(point['x'], point['y']) for point in understood['points'] if point['dataset'] == name]
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+            axes.scatter(*zip(*points, strict=True), s=20, c=colour, marker=marker, alpha=0.8, linewidths=0, label=name)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        figure.legend(loc='outside right upper', fontsize=8.5)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> Markup:
+    file = io.StringIO()
+    figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
+    return Markup(file.getvalue()[file.getvalue().index('<svg') :])
