@@ -56,14 +56,50 @@ def test_the_contrastive_part_and_the_offsets_stay_in_float32(opt):
     dgm.sft.register_forward_hook(note('sft'))
     model.net_g.encoder.register_forward_hook(note('encoder'))
     model.cri_contrast.register_forward_hook(note('contrast'))
-    batch = {name: torch.rand(1, 2, 3, 16, 16) for name in ('lq', 'gt', 'key')} | {'degradation': torch.arange(2)[None]}
-    model.feed_data(batch)
+    model.feed_data(batch())
     model.optimize_parameters(1)
     assert seen['sft'].dtype == torch.bfloat16
     assert {tensor.dtype for tensor in seen['encoder']} == {torch.float32}
     assert {tensor.dtype for tensor in seen['contrast']} == {torch.float32}
     assert model.output.dtype == torch.float32
     assert {parameter.dtype for parameter in model.net_g.parameters()} == {torch.float32}
+
+
+def batch():
+    rng = torch.Generator().manual_seed(0)
+    images = {name: torch.rand(1, 2, 3, 24, 24, generator=rng) for name in ('lq', 'gt', 'key')}
+    return images | {'degradation': torch.arange(2)[None]}
+
+
+def gradient(opt, amp):
+    opt['train']['amp'] = amp
+    torch.manual_seed(0)
+    model = build_model(opt)
+    model.feed_data(batch())
+    model.optimize_parameters(1)
+    return torch.cat([parameter.grad.flatten() for parameter in model.net_g.parameters()])
+
+
+@pytest.mark.parametrize(('amp', 'bound'), [('fp16', 0.01), ('bf16', 0.03)])
+def test_gradients_are_those_of_float32_but_for_rounding(opt, amp, bound):
+    expected = gradient(deepcopy(opt), None)
+    distance = (gradient(deepcopy(opt), amp) - expected).norm() / expected.norm()
+    assert 0 < distance < bound
+
+
+def test_fp16_halves_the_scale_of_the_loss_where_gradients_overflow(opt):
+    opt['train']['amp'] = 'fp16'
+    model = build_model(opt)
+    model.scaler.load_state_dict({**model.scaler.state_dict(), 'scale': 2.0**30})
+    before = deepcopy(model.net_g.state_dict())
+    model.feed_data(batch())
+    model.optimize_parameters(1)
+    assert model.skipped == 1 and model.scaler.get_scale() == 2.0**29
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.net_g.state_dict().items())
+    for iteration in range(2, 20):
+        model.optimize_parameters(iteration)
+    assert 1 < model.skipped < 18  # the scale has come down far enough
+    assert not torch.equal(model.net_g.restorer.head.weight, before['restorer.head.weight'])
 
 
 @pytest.mark.slow
