@@ -6,6 +6,7 @@ Versions looked at: 1.4.2 as published, and git master of 2024-05 (``basicsr-fix
 import functools
 import importlib.util
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def after_import() -> None:
     _average_buffers()
     _keep_the_data_order()
     _log_rate_and_data_time()
+    _log_to_current_wandb()
     _number_of_the_last_validation()
 
 
@@ -361,6 +363,29 @@ def _log_rate_and_data_time() -> None:
         plain_call(self, log_vars)
 
     MessageLogger.__call__ = call
+
+
+def _log_to_current_wandb() -> None:
+    """init_wandb_logger calls ``wandb.util.generate_id``, gone from wandb; without wandb it ends in a stack trace."""
+    train = _train_module()
+    if _is_ours(train.init_wandb_logger):
+        return
+    plain_init = train.init_wandb_logger
+
+    @_ours
+    @functools.wraps(plain_init)
+    def init_wandb_logger(opt: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise InputError(
+                'option logger:wandb:project: wandb is not installed. pip install wandb, or leave the option out'
+            ) from error
+        if not hasattr(wandb.util, 'generate_id'):
+            wandb.util.generate_id = lambda: secrets.token_hex(4)
+        plain_init(opt)
+
+    train.init_wandb_logger = init_wandb_logger
 
 
 def _number_of_the_last_validation() -> None:
