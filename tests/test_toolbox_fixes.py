@@ -1,6 +1,7 @@
 """Repairs of the toolbox, each by what it does for a user of the toolbox."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ import airnet_basicsr  # noqa: F401  (a spawned worker imports this module witho
 # ruff: isort: split
 from basicsr.archs import build_network
 from basicsr.models.base_model import BaseModel
+from basicsr.train import init_tb_loggers
 from basicsr.utils import FileClient
 from conftest import write_lmdb
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
+
+from airnet_basicsr.errors import InputError
 
 
 def test_average_of_the_network_covers_batchnorm_statistics():
@@ -61,3 +65,9 @@ def test_datasets_share_one_lmdb_also_in_workers(tmp_path, photos, context):
         dataset.client = dataset.client if context == 'fork' else None  # what a spawned process gets must be picklable
         loaded = list(DataLoader(dataset, num_workers=2, multiprocessing_context=context))
         assert [int(length) for length in loaded] == [second[0]] * 4
+
+
+def test_wandb_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    with pytest.raises(InputError, match='logger:wandb:project: wandb is not installed'):
+        init_tb_loggers({'name': 'run', 'logger': {'use_tb_logger': True, 'wandb': {'project': 'restoration'}}})
