@@ -11,13 +11,13 @@ import airnet_basicsr  # noqa: F401  (a spawned worker imports this module witho
 # ruff: isort: split
 from basicsr.archs import build_network
 from basicsr.models.base_model import BaseModel
-from basicsr.train import init_tb_loggers
 from basicsr.utils import FileClient
 from conftest import write_lmdb
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from airnet_basicsr.errors import InputError
+from basicsr.train import init_tb_loggers
 
 
 def test_average_of_the_network_covers_batchnorm_statistics():
