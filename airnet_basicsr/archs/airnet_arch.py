@@ -27,6 +27,13 @@ class Encoding(NamedTuple):
     """B x 4C, the MLP's output; of unit length it is the query or key of the contrastive loss."""
 
 
+TILE = 4096  # pixels of a tile at inference: maps of that size stay in the caches
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
 class ResidualBlock(nn.Module):
     """conv3x3-BN-LeakyReLU-conv3x3-BN plus a conv1x1-BN shortcut; LeakyReLU after the sum."""
 
@@ -114,8 +121,21 @@ class SpatialFeatureTransform(nn.Module):
             for _ in range(2)
         )
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        return torch.addcmul(self.beta(z), x, self.gamma(z))
+    def add_to_(self, out: Tensor, x: Tensor, z: Tensor) -> None:
+        """``out += x * gamma + beta``."""
+        if not _is_channels_last(out):
+            out += torch.addcmul(self.beta(z), x, self.gamma(z))
+            return
+        # Products of matrices: torch's 1x1 convolution has a slow path for this memory format.
+        pixels = [t.permute(0, 2, 3, 1).flatten(0, 2) for t in (out, x, z)]
+        # Without gradients in tiles: whole maps of gamma and beta would cost more time in memory than in the products.
+        tiles = [pixels] if torch.is_grad_enabled() else zip(*(t.split(TILE) for t in pixels), strict=True)
+        for out_, x_, z_ in tiles:
+            beta, gamma = (
+                F.linear(F.leaky_relu_(F.linear(z_, part[0].weight.flatten(1)), SLOPE), part[2].weight.flatten(1))
+                for part in (self.beta, self.gamma)
+            )
+            out_ += torch.addcmul(beta, x_, gamma)
 
 
 class DegradationGuidedModule(nn.Module):
@@ -131,7 +151,7 @@ class DegradationGuidedModule(nn.Module):
         out = self.dcn(x, z) if isinstance(self.dcn, GuidedDeformConv) else self.dcn(x)
         out += x
         if self.sft is not None:
-            out += self.sft(x, z)
+            self.sft.add_to_(out, x, z)
         return out
 
 

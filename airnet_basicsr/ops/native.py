@@ -168,4 +168,5 @@ def forward(
     weight = _pad_channels(weight.float(), groups).permute(2, 3, 1, 0)
     weight = F.pad(weight, (0, -outs % CHANNELS)).flatten(0, 2)
     out = _forward(x, offset.float(), mask.float(), weight, [*kernel, *stride, *padding, *dilation])
-    return out[:, :outs].to(dtype)
+    # Not a view where it need not be: to write into one in place costs autograd copies.
+    return (out if out.shape[1] == outs else out[:, :outs]).to(dtype)
