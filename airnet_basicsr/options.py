@@ -63,20 +63,29 @@ def load_options(path: str | PathLike) -> dict[str, Any]:
     try:
         return loader.construct_document(_compose(Path(path)))
     except yaml.YAMLError as error:
-        raise InputError(f'option file {path}: {error}') from error
+        raise no_yaml(error) from error
     finally:
         loader.dispose()
 
 
-def merged_text(path: str | PathLike) -> str | None:
-    """What a derived option file comes to, as an option file without a base; None for one that has none.
+def no_yaml(error: yaml.YAMLError) -> InputError:
+    """What PyYAML said of an option file, in one line."""
+    mark = getattr(error, 'problem_mark', None)
+    if mark is None:
+        return InputError(f'option file: {error}')
+    context = f' ({error.context})' if error.context else ''
+    return InputError(f'option file {mark.name}, line {mark.line + 1}: {error.problem}{context}')
+
+
+def standalone_text(path: str | PathLike) -> str:
+    """The option file's text; of a derived one, what it comes to when merged into its base.
 
     Raises:
         InputError: As :func:`load_options`.
     """
     text = Path(path).read_text(encoding='utf-8')
     if '!base' not in text:
-        return None
+        return text
     return yaml.serialize(_compose(Path(path)), Dumper=toolbox_options.ordered_yaml()[1], width=120)
 
 
@@ -88,14 +97,12 @@ def _compose(path: Path, derived: tuple[Path, ...] = ()) -> MappingNode:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'option file {path} cannot be read: {getattr(error, "strerror", error)}') from error
     except yaml.YAMLError as error:
-        raise InputError(f'option file {path}: {error}') from error
+        raise no_yaml(error) from error
     if not isinstance(root, MappingNode):
         raise InputError(f'option file {path}: expected a mapping of keys to values')
-    named = _values(root).get('base')
+    named = base_of(root)
     if named is None:
         return root
-    if named.tag != '!base':
-        raise InputError(f'option file {_place(named)}: write `base: !base FILE`, with the tag')
     base = path.parent / named.value
     derived = (*derived, path.resolve())
     if base.resolve() in derived:
@@ -105,6 +112,18 @@ def _compose(path: Path, derived: tuple[Path, ...] = ()) -> MappingNode:
         raise InputError(f'option file {_place(named)}: the base {base} does not exist (looked for beside this file)')
     root.value = [(key, value) for key, value in root.value if value is not named]
     return _merge(_compose(base, derived), root)
+
+
+def base_of(root: Node) -> Node | None:
+    """The value of the key `base`.
+
+    Raises:
+        InputError: It has not the tag.
+    """
+    named = _values(root).get('base') if isinstance(root, MappingNode) else None
+    if named is not None and named.tag != '!base':
+        raise InputError(f'option file {_place(named)}: write `base: !base FILE`, with the tag')
+    return named
 
 
 def _values(mapping: MappingNode) -> dict[str, Node]:
@@ -119,7 +138,11 @@ def _merge(base: MappingNode | None, changes: MappingNode) -> MappingNode:
     merged = {key.value: (key, value) for key, value in base.value} if base else {}
     for key, value in changes.value:
         inherited = merged[key.value][1] if key.value in merged else None
+        if value.tag == '!replace' and not isinstance(value, MappingNode):
+            raise InputError(f'option file {_place(value)}: !replace is for mappings; other values need no tag')
         if value.tag == '!remove':
+            if not isinstance(value, ScalarNode) or value.value != '':
+                raise InputError(f'option file {_place(value)}: write !remove alone, without a value')
             if inherited is None:
                 known = list(merged)
                 close = difflib.get_close_matches(key.value, known, n=1)
@@ -151,15 +174,10 @@ def _construct_base(loader: Any, node: Node) -> Iterator[str]:
     options.update(load_options(node.start_mark.name))
 
 
-def _construct_change(loader: Any, node: Node) -> str:
-    root = next(iter(loader.recursive_objects))
-    if not isinstance(root, MappingNode) or 'base' not in _values(root):
+def _construct_change(loader: Any, node: Node) -> None:
+    # Of a derived file nothing that is constructed here remains: see _construct_base.
+    if base_of(next(iter(loader.recursive_objects))) is None:
         raise InputError(f'option file {_place(node)}: {node.tag} changes a key of a base, and there is none')
-    if node.tag == '!remove' and not (isinstance(node, ScalarNode) and node.value == ''):
-        raise InputError(f'option file {_place(node)}: write !remove alone, without a value')
-    if node.tag == '!replace' and not isinstance(node, MappingNode):
-        raise InputError(f'option file {_place(node)}: !replace is for mappings; other values need no tag')
-    return node.tag  # of no use: _construct_base puts the merged options in the place of these
 
 
 TAGS = {'!base': _construct_base, '!remove': _construct_change, '!replace': _construct_change}

@@ -53,7 +53,8 @@ def after_import() -> None:
 
 
 def _derive_option_files() -> None:
-    """Option files cannot share what they have in common, and a broken one ends in a stack trace.
+    """Option files cannot share what they have in common, a broken one ends in a stack trace, and a training cannot be
+    resumed with the copy in its experiment's folder (``SameFileError``).
 
     ``!base`` (see :mod:`airnet_basicsr.options`) merges a file into another. In the experiment's folder, where the base
     is not, the merged whole is kept.
@@ -61,7 +62,7 @@ def _derive_option_files() -> None:
     import yaml
     from basicsr.utils import options
 
-    from airnet_basicsr.options import TAGS, merged_text
+    from airnet_basicsr.options import TAGS, base_of, no_yaml, standalone_text
 
     train = _train_module()
     if _is_ours(train.copy_opt_file):
@@ -73,24 +74,25 @@ def _derive_option_files() -> None:
         toolbox_loader.add_constructor(tag, constructor)
 
     class Loader(toolbox_loader):
+        def get_single_node(self) -> Any:
+            root = super().get_single_node()
+            base_of(root)
+            return root
+
         def get_single_data(self) -> Any:
             try:
                 return super().get_single_data()
             except yaml.YAMLError as error:
-                raise InputError(f'option file: {error}') from error
+                raise no_yaml(error) from error
 
     @_ours
     @functools.wraps(plain_copy)
     def copy_opt_file(opt_file: str, experiments_root: str) -> None:
-        merged = merged_text(opt_file)
-        if merged is None:
-            plain_copy(opt_file, experiments_root)
-            return
         with tempfile.TemporaryDirectory() as folder:
-            whole = os.path.join(folder, os.path.basename(opt_file))
-            with open(whole, 'w', encoding='utf-8') as file:
-                file.write(merged)
-            plain_copy(whole, experiments_root)
+            standalone = os.path.join(folder, os.path.basename(opt_file))
+            with open(standalone, 'w', encoding='utf-8') as file:
+                file.write(standalone_text(opt_file))
+            plain_copy(standalone, experiments_root)
 
     options.ordered_yaml = lambda: (Loader, dumper)
     train.copy_opt_file = copy_opt_file

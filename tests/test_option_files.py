@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from basicsr.test import test_pipeline as run_test
-from basicsr.train import train_pipeline as run_training
 from conftest import ROOT, write_lmdb
 
 from airnet_basicsr.options import load_options
+from basicsr.test import test_pipeline as run_test
+from basicsr.train import train_pipeline as run_training
 
 OPTIONS = ROOT / 'options'
 FILES = {str(path.relative_to(OPTIONS)): load_options(path) for path in sorted(OPTIONS.rglob('*.yml'))}
