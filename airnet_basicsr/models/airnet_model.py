@@ -11,7 +11,7 @@ from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 
 from airnet_basicsr.checkpoints import load_strictly, read_checkpoint
@@ -142,6 +142,8 @@ class AirNetModel(RestorationModel):
                 f'Interrupted by {self.interruption.name or "another process"} after iteration {current_iter - 1}: '
                 f'saved. --auto_resume goes on from here. Exit status {EXIT_STATUS}.'
             )
+            if self.opt['dist']:
+                distributed.barrier()  # launchers end the others once one has left, even the one that saves
             sys.exit(EXIT_STATUS)
         super().update_learning_rate(current_iter, warmup_iter)
 
