@@ -13,6 +13,7 @@ from conftest import ROOT, run_python
 import basicsr.train
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.options import load_options
+from airnet_basicsr.report.published import TABLES
 
 PLUGIN = "plugin: !!python/name:airnet_basicsr.__version__ ''\n"
 BASE = """
@@ -76,6 +77,38 @@ def test_learning_rate_of_every_epoch_is_the_release_s():
     for epoch in range(1, 1500):
         for iteration in (400 * epoch + 1, 400 * epoch + 400):
             assert rates[iteration] == pytest.approx(released_rate(epoch - 1)), iteration
+
+
+def shipped(kind):
+    """The options of each file that reproduces a row of the paper, and the comment on top of it."""
+    for path in sorted((ROOT / 'options').rglob(f'{kind}_*.yml')):
+        options, comment = load_options(path), path.read_text().partition('plugin:')[0]
+        if (options.get('paper') or {}).get('row'):
+            yield options, comment
+
+
+def test_every_row_of_airnet_in_the_paper_has_its_files():
+    rows = {(table.number, row) for table in TABLES.values() for row in table.rows if 'AirNet' in row or row == 'Ours'}
+    rows |= {(5, row) for row in TABLES[5].rows} | {(7, row) for row in TABLES[7].rows}
+    # The same networks as in these rows of other tables.
+    rows -= {(4, 'One-By-One, AirNet'), (5, 'noise'), (5, 'rain'), (5, 'haze'), (5, 'noise+rain+haze'), (7, 'Ours')}
+    for kind, without in (('test', set()), ('train', {(6, 'Ours')})):
+        found = {(options['paper']['table'], options['paper']['row']) for options, _ in shipped(kind)}
+        assert found - {(1, 'CBM3D [5]')} == rows - without
+
+
+def test_the_shipped_files_say_what_the_paper_reports():
+    for kind in ('test', 'train'):
+        for options, comment in shipped(kind):
+            table = TABLES[options['paper']['table']]
+            row = dict(zip(table.columns, table.rows[options['paper']['row']], strict=True))
+            reported = {name: f'{cell[0]:.2f}/{cell[1]:.4f}' for name, cell in row.items() if cell}
+            assert f'Table {table.number}' in comment
+            assert set(reported.values()) == set(re.findall(r'\d\d\.\d\d/0\.\d{4}', comment)), options['name']
+            if kind == 'test':
+                assert [dataset['name'] for dataset in options['datasets'].values()] == list(reported)
+            else:
+                assert options['train']['queue_size'] == 256 * len(options['datasets']['train']['degradations'])
 
 
 def test_a_baseline_is_trained_as_airnet_is_after_its_warm_up():
