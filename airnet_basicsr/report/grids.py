@@ -86,13 +86,13 @@ def _difference(mean: dict[str, Any], digits: int) -> Text:
 
 def paper_grid(table: dict[str, Any]) -> Grid:
     """A table of :func:`~airnet_basicsr.report.tables.paper_tables`."""
-    header = ['Method', *(column['heading'] for column in table['columns'])]
+    header = ['Method', 'Protocol', *(column['heading'] for column in table['columns'])]
     if table['with_average']:
         header.append('Average')
     rows = []
 
     def add(kind: str, label: str, cells: Sequence[Any], show: Any, protocol: str = '') -> None:
-        rows.append(Row(kind, [[Text(label)], *(_pair(cell, show) for cell in cells), [Text(protocol)]]))
+        rows.append(Row(kind, [[Text(label)], [Text(protocol)], *(_pair(cell, show) for cell in cells)]))
 
     for row in table['rows']:
         cells = row['cells'] + ([row['average']] if table['with_average'] else [])
@@ -107,13 +107,12 @@ def paper_grid(table: dict[str, Any]) -> Grid:
     title = table['title']
     if table['number']:
         title = f'Table {table["number"]} of the paper: {title[0].lower()}{title[1:]}'
-    header.append('Protocol')
-    return Grid(f'{title} (PSNR in dB/SSIM)', header, rows, 1, table['warnings'], table['remarks'])
+    return Grid(f'{title} (PSNR in dB/SSIM)', header, rows, 2, table['warnings'], table['remarks'])
 
 
 def measurement_grid(run: dict[str, Any]) -> Grid:
     """All metrics of a run, to the digits of the toolbox's log."""
-    header = ['Dataset', 'Metric', 'Images', 'Input', 'Restored', '95 %', 'Gain', '95 %', 's/image', 'Protocol']
+    header = ['Dataset', 'Metric', 'Protocol', 'Images', 'Input', 'Restored', '95 %', 'Gain', '95 %', 's/image']
     rows = []
     for measured in run['measurements']:
         for metric in measured['metrics']:
@@ -122,6 +121,7 @@ def measurement_grid(run: dict[str, Any]) -> Grid:
             cells = [
                 Text(measured['dataset']),
                 Text(metric['name']),
+                Text(f'{measured["protocol"]}; {metric["metric"]}'),
                 Text(str(measured['images'])),
                 Text(_shown(metric['input'], LOGGED_DIGITS)),
                 Text(_shown(restored, LOGGED_DIGITS)),
@@ -129,18 +129,16 @@ def measurement_grid(run: dict[str, Any]) -> Grid:
                 Text(number(shown, LOGGED_DIGITS, True), _tone(shown, LOGGED_DIGITS, metric['lower_is_better'])),
                 Text(_interval(gain, LOGGED_DIGITS)),
                 Text(number(measured['seconds'], 2)),
-                Text(f'{measured["protocol"]}; {metric["metric"]}'),
             ]
             rows.append(Row('run', [[cell] for cell in cells]))
-    return Grid(f'All that {run["name"]} measured', header, rows, 2)
+    return Grid(f'All that {run["name"]} measured', header, rows, 3)
 
 
 def comparison_grid(comparisons: Sequence[dict[str, Any]]) -> Grid:
     """One run against another; see :func:`~airnet_basicsr.report.tables.comparisons`."""
     first, second = comparisons[0]['first'], comparisons[0]['second']
-    grid = Grid(
-        f'{second} against {first}', ['Dataset', 'Metric', 'Images', first, second, 'Difference', '95 %'], [], 2
-    )
+    header = ['Dataset', 'Metric', 'Images', first, second, 'Difference', '95 %']
+    grid = Grid(f'{second} against {first}', header, [], 2)
     for entry in comparisons:
         for told in (entry['refused'], entry['note']):
             if told:
@@ -182,8 +180,8 @@ def understanding_grid(runs: Sequence[dict[str, Any]]) -> Grid:
             )
         if found['shared'] < found['photographs']:
             grid.remarks.append(
-                f'{run["name"]}: {found["shared"]} of {found["photographs"]} photographs are in several datasets. Where '
-                'datasets show different photographs, what they show can help to tell them apart.'
+                f'{run["name"]}: {found["shared"]} of {found["photographs"]} photographs are in several datasets. '
+                'Where datasets show different photographs, what they show can help to tell them apart.'
             )
     return grid
 

@@ -12,8 +12,8 @@ from airnet_basicsr.report.grids import GAP, Grid
 
 CAPTION = (
     'Rows marked "published" are the figures printed in the paper; all others were measured by this software. '
-    "Differences are to the named published row. 95 % confidence intervals of the mean are half-widths, from Student's "
-    f't over the images. {GAP}: not measured, or not published. *: some images have no finite value and are left out.'
+    'Differences are to the named published row. 95 % confidence: half the width of the interval of the mean, from '
+    f"Student's t over images. {GAP}: not measured, or not published. *: images without a finite value are left out."
 )
 PROTOCOLS = (
     'The paper does not say how its noise was made or which SSIM it took. The figures of its denoising baselines agree '
@@ -59,7 +59,6 @@ def _markdown_grid(grid: Grid) -> list[str]:
     lines += [f'> ⚠ {_escape_markdown(warning)}\n' for warning in grid.warnings]
     if grid.rows:
         lines.append('| ' + ' | '.join(map(_escape_markdown, grid.header)) + ' |')
-        # The last column of tables with protocols holds words too, but reads as well to the right.
         lines.append('|' + ''.join(' --- |' if i < grid.words else ' ---: |' for i in range(len(grid.header))))
     marks = {'better': ' ▲', 'worse': ' ▼'}
     for row in grid.rows:

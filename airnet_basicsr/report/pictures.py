@@ -28,9 +28,9 @@ def choose_pictures(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str
     """The pictures of each dataset that any run has, chosen by the gain in PSNR of the first run that kept its own.
 
     Returns:
-        Of each dataset ``{dataset, chosen_by, metric, reason, choices}``: the ``reason`` why there is nothing to see (or
-        None) and for each choice ``{rank, image, gains, size, layers}``, a layer being ``{name, psnr, picture}`` with
-        the picture in uint8, H x W x 3, BGR. And notes on what was found on the way.
+        Of each dataset ``{dataset, chosen_by, metric, reason, choices}``: the ``reason`` why there is nothing to see
+        (or None) and for each choice ``{rank, image, gains, size, layers}``, a layer being ``{name, psnr,
+        picture}`` with the picture in uint8, H x W x 3, BGR. And notes on what was found on the way.
     """
     found, notes = [], []
     for dataset in dict.fromkeys(name for run in runs for name in run.images):
@@ -110,7 +110,7 @@ def _choice(runs: Sequence[Run], dataset: str, key: str, source: Dataset, metric
     item = source[record['index']] if record['index'] < len(source) else None
     if item is None or zlib.crc32(np.ascontiguousarray(item['lq'].float().numpy())) != record['lq_crc32']:
         raise InputError(
-            f'what the data folders hold for {key} is not what was tested. Put the data of the test back, or test again.'
+            f'what the data folders hold for {key} is not what was tested: put the data of the test back, or test again'
         )
     clean, degraded = tensor2img([item['gt']]), tensor2img([item['lq']])
     layers = [{'name': 'input', 'psnr': record['input'].get(metric), 'picture': degraded}]

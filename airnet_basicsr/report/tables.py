@@ -68,6 +68,8 @@ def _table(paper: PublishedTable, runs: Sequence[Run]) -> dict[str, Any]:
         for making, datasets in _by_making(run, columns).items():
             for pair in run.pairs:
                 for which, found in (('input', inputs), ('metrics', measured)):
+                    if which == 'input' and run.info.get('model_type') == 'NoRestoration':
+                        continue  # it has these figures as its own
                     row = _row(run, which, pair, making, datasets, columns)
                     if row is None:
                         continue
