@@ -31,9 +31,11 @@ STYLE = {
 
 
 def gain_histogram(runs: Sequence[Run], dataset: str) -> Markup | None:
-    """How many images gained how much PSNR; None where nothing was measured."""
+    """How many images gained how much PSNR; None where nothing was restored and measured."""
     gains = {}
     for run in runs:
+        if run.info.get('model_type') == 'NoRestoration':
+            continue  # gains nothing
         values = run.values(dataset, run.pairs[0].psnr, 'gain').values() if run.pairs else ()
         finite = [value for value in values if math.isfinite(value)]
         if finite:

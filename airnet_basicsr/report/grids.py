@@ -163,8 +163,8 @@ def comparison_grid(comparisons: Sequence[dict[str, Any]]) -> Grid:
 
 def understanding_grid(runs: Sequence[dict[str, Any]]) -> Grid:
     """How well each run's embeddings tell the datasets apart."""
-    header = ['Run', 'Images', 'Photographs', 'k', 'k-NN accuracy', 'mean over datasets', 'always the largest']
-    grid = Grid('Is the degradation understood?', [*header, 'Silhouette'], [])
+    header = ['Run', 'Images', 'Photographs', 'k', 'k-NN accuracy', 'mean over datasets', 'if always the largest']
+    grid = Grid('Neighbours and clusters', [*header, 'Silhouette'], [])
     for run in runs:
         found = run['understanding']
         if found['reason']:

@@ -74,8 +74,8 @@ def _of_dataset(runs: Sequence[Run], dataset: str) -> tuple[dict[str, Any], list
     notes = []
     if len(source) != len(first.images[dataset]):
         notes.append(
-            f'{first.name}: results of {len(first.images[dataset])} images of {dataset}, which now has {len(source)}. '
-            'Was the test interrupted?'
+            f'{first.name}: of the {len(source)} images that {dataset} now has, {len(first.images[dataset])} have '
+            'results. Was the test interrupted?'
         )
     return entry, notes
 

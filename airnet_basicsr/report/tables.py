@@ -68,8 +68,6 @@ def _table(paper: PublishedTable, runs: Sequence[Run]) -> dict[str, Any]:
         for making, datasets in _by_making(run, columns).items():
             for pair in run.pairs:
                 for which, found in (('input', inputs), ('metrics', measured)):
-                    if which == 'input' and run.info.get('model_type') == 'NoRestoration':
-                        continue  # it has these figures as its own
                     row = _row(run, which, pair, making, datasets, columns)
                     if row is None:
                         continue
@@ -80,20 +78,28 @@ def _table(paper: PublishedTable, runs: Sequence[Run]) -> dict[str, Any]:
                         _subtract(row['cells'], [_published(values) for values in paper.rows[compared]])
                         _subtract([row.get('average')], [_published(paper.averages.get(compared))])
                     found.append(row)
-    seen = []
+    # Each once: runs with the same inputs agree, and NoRestoration has them as its own.
+    seen = [_figures(row) for row in measured if row['model'] == 'NoRestoration']
+    shown = []
     for row in inputs:
-        if row not in seen:
-            seen.append(row)
+        if _figures(row) not in seen:
+            seen.append(_figures(row))
+            shown.append(row)
     return {
         'number': paper.number or None,
         'title': paper.title,
         'source': SOURCE if paper.rows else None,
         'columns': [{'dataset': name, 'heading': heading} for name, heading in paper.columns.items()],
         'with_average': bool(paper.averages),
-        'rows': rows + seen + measured,
+        'rows': rows + shown + measured,
         'remarks': list(paper.remarks),
         'warnings': _differing(runs, columns),
     }
+
+
+def _figures(row: dict[str, Any]) -> tuple[Any, ...]:
+    means = [cell and [cell[quantity] and cell[quantity]['value'] for quantity in QUANTITIES] for cell in row['cells']]
+    return row['protocol'], means
 
 
 def _published(values: tuple[float, float] | None) -> dict[str, Any] | None:

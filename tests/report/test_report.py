@@ -1,0 +1,333 @@
+"""From the toolbox's test command to the report in every format; and what is wrong with the folders it is given."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, run_python, write_lmdb
+from PIL import Image
+from scipy import stats
+from small_models import save, small_network
+
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.report.__main__ import write_report
+from airnet_basicsr.report.runs import read_run, read_runs
+
+DATASETS = ('CBSD68_sigma25', 'CBSD68_sigma50', 'Rain100L', 'Kodak12_sigma25')
+
+
+def _options(datasets, name):
+    noise = {'type': 'GaussianNoise', 'protocol': 'float', 'dataroot_gt': 'datasets/clean.lmdb'}
+    rain = {'type': 'PairedImages', 'dataroot_gt': 'datasets/clean.lmdb', 'dataroot_lq': 'datasets/rain.lmdb'}
+    kinds = ({**noise, 'sigma': 25}, {**noise, 'sigma': 50}, rain, {**noise, 'sigma': 25})
+    return {
+        'name': name,
+        'model_type': 'AirNetModel',
+        'scale': 1,
+        'num_gpu': 0,
+        'manual_seed': 0,
+        'paper': {'table': 4, 'row': 'One-By-One, AirNet'},
+        'datasets': {
+            f'test_{i}': {'name': name, 'type': 'DegradationTestDataset', 'degradation': kind}
+            for i, (name, kind) in enumerate(zip(DATASETS, kinds, strict=True))
+            if name in datasets
+        },
+        'network_g': {'type': 'AirNet', 'num_feat': 16, 'num_group': 1, 'num_block': 1},
+        'path': {'pretrain_network_g': 'small.pth', 'strict_load_g': True},
+        'val': {
+            'save_img': True,
+            'suffix': None,
+            'metrics': {
+                'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False},
+                'ssim': {'type': 'calculate_ssim', 'crop_border': 0, 'test_y_channel': False},
+                'psnr_release': {'type': 'calculate_psnr_release'},
+                'ssim_release': {'type': 'calculate_ssim_release'},
+            },
+        },
+    }
+
+
+@pytest.fixture(scope='module')
+def tested(tmp_path_factory, photos):
+    """Two tests, with the toolbox's command in a checkout's place: results of a small AirNet, and of nothing at all."""
+    root = tmp_path_factory.mktemp('tested')
+    (root / 'basicsr').mkdir()
+    shutil.copy(ROOT / 'basicsr/test.py', root / 'basicsr')
+    few = dict(list(photos.items())[:5])
+    write_lmdb(root / 'datasets/clean.lmdb', few)
+    write_lmdb(root / 'datasets/rain.lmdb', {key: np.uint8(image * 0.6 + 90) for key, image in few.items()})
+    save(small_network(), root / 'small.pth')
+    logs = {}
+    for name, datasets, force in (
+        ('small', DATASETS, ()),
+        ('none_at_all', DATASETS[:2], ('--force_yml', 'model_type=NoRestoration')),
+    ):
+        plugin = "plugin: !!python/name:airnet_basicsr.__version__ ''\n"
+        (root / f'{name}.yml').write_text(plugin + yaml.safe_dump(_options(datasets, name), sort_keys=False))
+        done = run_python(root / 'basicsr/test.py', '-opt', f'{name}.yml', *force, cwd=root)
+        assert done.returncode == 0, done.stdout[-3000:]
+        logs[name] = done.stdout
+    return root, logs
+
+
+@pytest.fixture(scope='module')
+def report(tested):
+    root, _ = tested
+    done = run_python('-m', 'airnet_basicsr.report', 'results/small', 'results/none_at_all', cwd=root)
+    assert done.returncode == 0, done.stdout[-3000:]
+    folder = root / 'results/small/report'
+    assert str(folder.relative_to(root) / 'report.html') in done.stdout
+    return {kind: (folder / f'report.{kind}').read_text(encoding='utf-8') for kind in ('md', 'tex', 'json', 'html')}
+
+
+@pytest.fixture
+def copied(tested, tmp_path):
+    """A copy of the first test's root, to be damaged, and a function that changes its per_image.jsonl."""
+    root = tmp_path / 'root'
+    shutil.copytree(tested[0], root)
+    path = root / 'results/small/per_image.jsonl'
+
+    def change(act):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text(''.join(json.dumps(record) + '\n' for record in records if act(record) is not False))
+
+    return root / 'results/small', change
+
+
+def logged(log):
+    """Means by dataset and metric, as the toolbox prints them."""
+    found = {}
+    for part in log.split('Validation ')[1:]:
+        for metric, value in re.findall(r'# (\w+): ([\d.]+)', part):
+            found[part.split()[0], metric] = value
+    return found
+
+
+def rows(markdown, title):
+    """Cells by the row's first cells, of the tables under a heading."""
+    part = re.search(rf'^#+ {title}.*?(?=^#|\Z)', markdown, re.M | re.S).group()
+    return [[cell.strip() for cell in line.strip('|').split(' | ')] for line in part.splitlines() if line[:1] == '|']
+
+
+def write(runs, out):
+    write_report(read_runs(runs), out)
+    return {kind: (out / f'report.{kind}').read_text(encoding='utf-8') for kind in ('md', 'tex', 'json', 'html')}
+
+
+def test_numbers_are_those_of_the_log(tested, report):
+    for name, log in tested[1].items():
+        values = logged(log)
+        assert len(values) == 4 * (4 if name == 'small' else 2)
+        table = rows(report['md'], f'All that {name.replace("_", ".._")} measured')
+        shown = {(row[0].replace('\\', ''), row[1].replace('\\', '')): row[5] for row in table[2:]}
+        assert shown == values
+        data = next(run for run in json.loads(report['json'])['runs'] if run['name'] == name)
+        means = {
+            (measured['dataset'], metric['name']): f'{metric["restored"]["value"]:.4f}'
+            for measured in data['measurements']
+            for metric in measured['metrics']
+        }
+        assert means == values
+        for value in values.values():
+            assert f' & {value} & ' in report['tex']
+            assert f'>{value}</td>' in report['html']
+
+
+def test_the_paper_s_table_beside_the_run(tested, report):
+    values = logged(tested[1]['small'])
+    table = rows(report['md'], 'Table 4 of the paper')
+    published = next(row for row in table if 'One-By-One, AirNet' in row[0])
+    columns = ['34.14/0.9356', '31.48/0.8928', '28.23/0.8057', '34.90/0.9660', '23.18/0.9000', '30.38/0.9000']
+    assert published[1:] == ['published', *columns]
+    i = next(i for i, row in enumerate(table) if row[0] == 'small (AirNetModel)')
+    run, interval, difference = table[i : i + 3]
+    assert run[1] == 'float noise, not cropped; calculate\\_psnr/ssim'
+    # What was not tested stays a gap, and so does the average over it.
+    assert [run[k] for k in (2, 6, 7)] == ['—'] * 3 == [interval[k] for k in (2, 6, 7)]
+    for k, dataset in ((3, 'CBSD68_sigma25'), (4, 'CBSD68_sigma50'), (5, 'Rain100L')):
+        psnr, ssim = float(values[dataset, 'psnr']), float(values[dataset, 'ssim'])
+        assert [float(x) for x in run[k].split('/')] == pytest.approx([psnr, ssim], abs=0.005)
+        ours = [float(x) for x in published[k].split('/')]
+        told = [float(x.replace('−', '-').strip(' ▲▼')) for x in difference[k].split('/')]
+        assert told == pytest.approx([psnr - ours[0], ssim - ours[1]], abs=0.0051)
+        assert '▼' in difference[k]
+    assert 'All-In-One' not in difference[0]  # the option file says what it reproduces
+    for kind in ('md', 'tex', 'html'):
+        assert '38.26/0.9816' in report[kind]
+        assert 'Kodak12' in report[kind]
+    data = json.loads(report['json'])
+    assert [table['number'] for table in data['tables']] == [4, None]
+    assert data['tables'][1]['columns'] == [{'dataset': 'Kodak12_sigma25', 'heading': 'Kodak12_sigma25'}]
+
+
+def test_the_input_is_a_row_that_no_restoration_confirms(tested, report):
+    values = logged(tested[1]['none_at_all'])
+    table = rows(report['md'], 'Table 4 of the paper')
+    found = [row for row in table if row[0] == 'Input, no restoration']
+    psnr = f'{float(values["CBSD68_sigma50", "psnr"]):.2f}'
+    assert [row[4].split('/')[0] for row in found] == [psnr, psnr]
+
+
+def test_intervals_are_student_s(tested, report):
+    root, _ = tested
+    lines = (root / 'results/small/per_image.jsonl').read_text().splitlines()
+    values = [json.loads(line)['metrics']['psnr'] for line in lines if json.loads(line)['dataset'] == 'Rain100L']
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    data = json.loads(report['json'])
+    measured = next(found for found in data['runs'][0]['measurements'] if found['dataset'] == 'Rain100L')
+    psnr = next(metric for metric in measured['metrics'] if metric['name'] == 'psnr')['restored']
+    assert [psnr['value'] - psnr['interval'], psnr['value'] + psnr['interval']] == pytest.approx([low, high])
+
+
+def test_json_says_what_was_tested(tested, report):
+    root, _ = tested
+    run = json.loads(report['json'])['runs'][0]['run']
+    assert run['checkpoint']['sha256'] == hashlib.sha256((root / 'small.pth').read_bytes()).hexdigest()
+    assert run['option_file'] == 'small.yml'
+    assert set(run['versions']) >= {'airnet_basicsr', 'basicsr', 'torch'}
+
+
+def test_the_page_holds_its_pictures(tested, report, photos):
+    html = report['html']
+    assert not re.search(r'(src|href)="(?!data:|#)', html) and 'url(' not in re.sub(r'url\(#\w+\)', '', html)
+    found = re.findall(r'alt="(\w+), ([\w ]+)" src="data:image/jpeg;base64,([^"]+)"', html)
+    assert {name for _, name, _ in found} == {'input', 'restored', 'clean'}
+    assert len(found) == 3 * 3 * len(DATASETS)
+    for image, name, content in found:
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))), float)
+        error = np.sqrt(np.mean((picture - photos[image]) ** 2))
+        assert error < 4 if name == 'clean' else error > 8
+    data = json.loads(report['json'])
+    ranks = {choice['rank']: choice['gains']['small'] for choice in data['pictures'][0]['choices']}
+    lines = (tested[0] / 'results/small/per_image.jsonl').read_text().splitlines()[:5]
+    gains = [json.loads(line)['metrics']['psnr'] - json.loads(line)['input']['psnr'] for line in lines]
+    assert ranks == pytest.approx({'best': max(gains), 'median': np.median(gains), 'worst': min(gains)})
+
+
+def test_runs_side_by_side_over_common_images(copied, tmp_path):
+    small, change = copied
+    change(lambda record: (record['dataset'], record['index']) != ('CBSD68_sigma25', 0))
+    written = write([small, small.parent / 'none_at_all'], tmp_path / 'out')
+    table = rows(written['md'], r'none\\_at\\_all against small')
+    assert table[2][:3] == ['CBSD68\\_sigma25', 'calculate\\_psnr', '4'] and table[6][2] == '5'
+    first, second, difference = (float(cell.strip(' ▲▼').replace('−', '-')) for cell in table[2][3:6])
+    assert difference == pytest.approx(second - first, abs=1.1e-4)
+    for kind in ('md', 'html'):
+        plain = written[kind].replace('\\', '')
+        assert 'CBSD68_sigma25: images 1 only in none_at_all (the first is astronaut0)' in plain
+        assert '1 of the first 5 images of CBSD68_sigma25 have no results' in plain
+
+
+def test_protocols_that_differ_are_not_compared(copied, tmp_path):
+    small, change = copied
+    change(lambda record: record.update(protocol='uint8') if record['dataset'] == 'CBSD68_sigma25' else None)
+    written = write([small, small.parent / 'none_at_all'], tmp_path / 'out')
+    reason = 'CBSD68_sigma25 was made under different protocols (small: uint8 noise, not cropped; none_at_all: float'
+    for kind in ('md', 'html'):
+        assert reason in written[kind].replace('\\', '')
+    assert 'sigma25' not in str(rows(written['md'], r'none\\_at\\_all against small'))
+    # A row for each protocol: none mixes them.
+    table = rows(written['md'], 'Table 4 of the paper')
+    mine = [row for row in table if row[0] == 'small (AirNetModel)' and 'release' not in row[1]]
+    assert [(row[1].split()[0], [k for k in range(2, 8) if row[k] != '—']) for row in mine] == [
+        ('uint8', [3, 5]),
+        ('float', [4]),
+    ]
+
+
+def test_values_that_are_no_numbers_are_told(copied, tmp_path):
+    small, change = copied
+    change(lambda record: record['metrics'].update(psnr='nan') if record['index'] == 2 else None)
+    written = write([small], tmp_path / 'out')
+    for kind in ('md', 'html', 'json'):
+        told = written[kind].replace('\\', '')
+        assert 'psnr is not finite for 1 of the 5 images of Rain100L (the first is coffee2: nan)' in told
+    table = rows(written['md'], 'All that small measured')
+    row = next(row for row in table if row[0] == 'Rain100L' and row[1] == 'psnr')
+    assert row[5].endswith('\\*') and '\\*' not in row[4]
+    finite = [float(record) for record in read_run(small).values('Rain100L', 'psnr').values() if record == record]
+    assert float(row[5][:-2]) == pytest.approx(np.mean(finite), abs=1e-4) and len(finite) == 4
+    assert 'NaN' not in written['json']
+
+
+def test_without_kept_pictures_or_data_the_page_says_so(copied, tmp_path):
+    small, _ = copied
+    shutil.rmtree(small / 'visualization/CBSD68_sigma25')
+    shutil.rmtree(small.parents[1] / 'datasets/rain.lmdb')
+    (small / 'visualization/CBSD68_sigma50/coffee2_small.png').write_bytes(b'\x89PNG')
+    out = tmp_path / 'out'
+    html = write([small], out)['html']
+    reasons = {entry['dataset']: entry['reason'] for entry in json.loads((out / 'report.json').read_text())['pictures']}
+    assert 'test again with `--force_yml val:save_img=true`' in reasons['CBSD68_sigma25']
+    assert 'rain.lmdb' in reasons['Rain100L']
+    assert reasons['Kodak12_sigma25'] is None
+    assert html.count('<figure>') == 3 * sum(reason is None for reason in reasons.values())
+
+
+def test_data_that_changed_are_not_shown_as_the_tested_ones(copied, tmp_path, photos):
+    small, _ = copied
+    shutil.rmtree(small.parents[1] / 'datasets/clean.lmdb')
+    write_lmdb(small.parents[1] / 'datasets/clean.lmdb', {key: image[::-1] for key, image in photos.items()})
+    html = write([small], tmp_path / 'out')['html']
+    assert 'is not what was tested' in html and '<figure>' not in html
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda folder: shutil.rmtree(folder), 'there is no folder .*small: give the folder of a test'),
+        (lambda folder: (folder / 'run.json').unlink(), 'there is no .*run.json: a test with this package'),
+        (lambda folder: (folder / 'run.json').write_text('{"name": '), 'run.json is not whole JSON'),
+        (lambda folder: (folder / 'run.json').write_text('[]'), 'run.json has no `name`'),
+        (lambda folder: (folder / 'per_image.jsonl').unlink(), 'there is no .*per_image.jsonl'),
+        (lambda folder: (folder / 'per_image.jsonl').write_text(''), 'per_image.jsonl is empty'),
+        (
+            lambda folder: (folder / 'per_image.jsonl').write_text((folder / 'per_image.jsonl').read_text()[:-40]),
+            'per_image.jsonl, line 20, is not whole JSON .* test again',
+        ),
+        (
+            lambda folder: (folder / 'per_image.jsonl').write_text(2 * (folder / 'per_image.jsonl').read_text()),
+            'line 21, has image 0 of CBSD68_sigma25 a second time',
+        ),
+        (
+            lambda folder: (folder / 'per_image.jsonl').write_text('{"dataset": "CBSD68_sigma25"}\n'),
+            'line 1, has no `image`',
+        ),
+        (lambda folder: (folder / 'embeddings.npz').write_bytes(b'PK'), 'embeddings.npz cannot be read'),
+    ],
+)
+def test_what_cannot_be_read_is_named(copied, tmp_path, damage, message):
+    damage(copied[0])
+    with pytest.raises(InputError, match=message):
+        write([copied[0]], tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_two_runs_of_one_name_are_refused(copied, tested):
+    with pytest.raises(InputError, match="are two runs named 'small'.*--force_yml name="):
+        read_runs([copied[0], tested[0] / 'results/small'])
+
+
+def test_a_row_that_the_paper_does_not_have(copied, tmp_path):
+    path = copied[0] / 'run.json'
+    path.write_text(path.read_text().replace('One-By-One, AirNet', 'One-By-One, Airnet'))
+    with pytest.raises(InputError, match="names the row 'One-By-One, Airnet'.*One-By-One, AirNet"):
+        write([copied[0]], tmp_path / 'out')
+
+
+def test_datasets_without_results_are_told(copied):
+    small, change = copied
+    change(lambda record: record['dataset'] != 'Rain100L')
+    assert 'no results of the dataset Rain100L' in ' '.join(read_run(small).notes)
+
+
+def test_an_unreadable_folder_ends_the_command_with_one_line(tmp_path):
+    done = run_python('-m', 'airnet_basicsr.report', 'results/none', cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.strip().startswith('Error: there is no folder results/none') and 'Traceback' not in done.stdout
