@@ -140,7 +140,7 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
     reference: dict[str, StateDict] = {}
     for i, (name, degradation) in enumerate(dataset.degradations.items()):
         reference[name] = _embed(described.model, [patches['lq'][i] for patches in drawn])
-        if hasattr(degradation, 'sigma'):
+        if isinstance(getattr(degradation, 'sigma', None), int | float):  # and no range
             reference[name]['sigma'] = torch.tensor(float(degradation.sigma))
     # Never shown to the encoder in training, yet apart from the others: a good picture is not called a noisy one.
     reference['clean'] = _embed(described.model, [patches['gt'][i % len(reference)] for i, patches in enumerate(drawn)])
