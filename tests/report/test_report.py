@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 
+import browser
 import numpy as np
 import pytest
 import yaml
@@ -57,7 +58,8 @@ def _options(datasets, name):
 def tested(tmp_path_factory, photos):
     """Two tests, with the toolbox's command in a checkout's place: results of a small AirNet, and of nothing at all."""
     root = tmp_path_factory.mktemp('tested')
-    (root / 'basicsr').mkdir()
+    for folder in ('basicsr', 'datasets'):
+        (root / folder).mkdir()
     shutil.copy(ROOT / 'basicsr/test.py', root / 'basicsr')
     few = dict(list(photos.items())[:5])
     write_lmdb(root / 'datasets/clean.lmdb', few)
@@ -327,7 +329,42 @@ def test_datasets_without_results_are_told(copied):
     assert 'no results of the dataset Rain100L' in ' '.join(read_run(small).notes)
 
 
-def test_an_unreadable_folder_ends_the_command_with_one_line(tmp_path):
-    done = run_python('-m', 'airnet_basicsr.report', 'results/none', cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stdout.strip().startswith('Error: there is no folder results/none') and 'Traceback' not in done.stdout
+@pytest.mark.slow
+@pytest.mark.skipif(browser.CHROMIUM is None, reason='there is no Chromium')
+@pytest.mark.parametrize('width', [1280, 400])
+def test_the_slider_in_a_browser(tested, report, tmp_path, width):
+    page = browser.Browser(tmp_path / 'profile', width)
+    try:
+        page.open(tested[0] / 'results/small/report/report.html')
+        assert page.run('document.documentElement.scrollWidth') <= width
+        page.run("document.querySelector('.stage').scrollIntoView({block: 'center', behavior: 'instant'})")
+        box = "JSON.stringify(document.querySelector('.stage').getBoundingClientRect())"
+        stage = json.loads(page.run(box))
+        x, y, w, h = (stage[key] for key in ('x', 'y', 'width', 'height'))
+
+        def seen(part):
+            return page.picture(x + part * w, y + 0.1 * h, 0.15 * w, 0.3 * h).astype(float)
+
+        def drag(start, end):
+            page.mouse('mousePressed', x + start * w, y + h / 5)
+            page.mouse('mouseMoved', x + end * w, y + h / 5)
+            page.mouse('mouseReleased', x + end * w, y + h / 5)
+
+        right = seen(0.7)
+        drag(0.5, 0.95)
+        assert abs(page.run("Number(document.querySelector('figure input').value)") - 95) < 2
+        # Where the restored picture was, the input is now, until the divider is taken back.
+        assert np.abs(seen(0.7) - right).mean() > 5
+        drag(0.95, 0.5)
+        np.testing.assert_array_equal(seen(0.7), right)
+        page.run(
+            "document.querySelectorAll('figure .side')[1].selectedIndex = 2;"
+            "document.querySelectorAll('figure .side')[1].dispatchEvent(new Event('input'))"
+        )
+        assert page.run("document.querySelector('.tag.right').textContent") == 'clean'
+        clean = seen(0.7)
+        assert np.abs(clean - right).mean() > 5
+        page.run('document.querySelector(\'figure button[data-zoom="2"]\').click()')
+        assert np.abs(seen(0.7) - clean).mean() > 5
+    finally:
+        page.close()
