@@ -6,7 +6,7 @@ A derived file names its base, relative to itself, and says what differs (option
     base: !base train_airnet_aio.yml
     train:
       queue_size: 256           # mappings are merged, key by key; anything else, lists too, replaces the base's value
-      contrast_opt: !remove     # leaves the base's key out
+      contrast_opt: !remove     # leaves the base's key out (within braces, put a space behind it: {val: !remove })
     network_g: !replace {type: EDSR, num_in_ch: 3}      # in place of the base's mapping, not merged with it
 """
 
