@@ -10,10 +10,12 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from airnet_basicsr.ops import modulated_deform_conv2d
 
 SLOPE = 0.1  # of every LeakyReLU in the network
+_TILE = 4096  # pixels that the SFT works on at once at inference: its maps stay in the caches
 
 
 class Encoding(NamedTuple):
@@ -27,11 +29,11 @@ class Encoding(NamedTuple):
     """B x 4C, the MLP's output; of unit length it is the query or key of the contrastive loss."""
 
 
-TILE = 4096  # pixels of a tile at inference: maps of that size stay in the caches
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last)
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """norm(conv(x)) in eval mode as one convolution."""
+    statistics = norm.running_mean, norm.running_var, norm.eps
+    weight, bias = fuse_conv_bn_weights(conv.weight, None, *statistics, norm.weight, norm.bias)
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
 class ResidualBlock(nn.Module):
@@ -51,7 +53,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.body(x) + self.shortcut(x), SLOPE)
+        if self.training or torch.is_grad_enabled():
+            return F.leaky_relu(self.body(x) + self.shortcut(x), SLOPE)
+        conv1, norm1, _, conv2, norm2 = self.body
+        out = _folded(conv2, norm2, F.leaky_relu_(_folded(conv1, norm1, x), SLOPE))
+        out += _folded(*self.shortcut, x)
+        return F.leaky_relu_(out, SLOPE)
 
 
 class DegradationEncoder(nn.Module):
@@ -123,13 +130,13 @@ class SpatialFeatureTransform(nn.Module):
 
     def add_to_(self, out: Tensor, x: Tensor, z: Tensor) -> None:
         """``out += x * gamma + beta``."""
-        if not _is_channels_last(out):
+        if not out.is_contiguous(memory_format=torch.channels_last):
             out += torch.addcmul(self.beta(z), x, self.gamma(z))
             return
         # Products of matrices: torch's 1x1 convolution has a slow path for this memory format.
         pixels = [t.permute(0, 2, 3, 1).flatten(0, 2) for t in (out, x, z)]
         # Without gradients in tiles: whole maps of gamma and beta would cost more time in memory than in the products.
-        tiles = [pixels] if torch.is_grad_enabled() else zip(*(t.split(TILE) for t in pixels), strict=True)
+        tiles = [pixels] if torch.is_grad_enabled() else zip(*(t.split(_TILE) for t in pixels), strict=True)
         for out_, x_, z_ in tiles:
             beta, gamma = (
                 F.linear(F.leaky_relu_(F.linear(z_, part[0].weight.flatten(1)), SLOPE), part[2].weight.flatten(1))

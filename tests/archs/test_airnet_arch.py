@@ -41,3 +41,21 @@ def test_a_fresh_deformable_convolution_is_an_ordinary_one_of_half_weight():
     dcn = AirNet(num_feat=8, num_group=1, num_block=1).restorer.groups[0].blocks[0].dgm1.dcn
     x, z = torch.randn(2, 8, 9, 7), torch.randn(2, 8, 9, 7)
     torch.testing.assert_close(dcn(x, z), 0.5 * torch.nn.functional.conv2d(x, dcn.weight, padding=1))
+
+
+def test_the_shortcuts_of_inference_change_nothing():
+    """Folded BatchNorm, tiles and in-place sums, over more pixels than a tile has, in both memory formats."""
+    torch.manual_seed(0)
+    net = AirNet(num_feat=16, num_group=1, num_block=2).eval()
+    for name, tensor in net.state_dict().items():
+        if 'offset_mask' in name or name.endswith(('running_mean', 'running_var')):
+            tensor.copy_(torch.rand_like(tensor))
+    x = torch.rand(2, 3, 67, 65)
+    expected, encoding = net(x, encode=True)
+    assert expected.requires_grad
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        net, x = net.to(memory_format=memory_format), x.contiguous(memory_format=memory_format)
+        with torch.inference_mode():
+            restored, inferred = net(x, encode=True)
+        torch.testing.assert_close(restored, expected.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(inferred.z, encoding.z.detach(), rtol=1e-4, atol=1e-5)
