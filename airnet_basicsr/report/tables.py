@@ -106,7 +106,7 @@ def _published(values: tuple[float, float] | None) -> dict[str, Any] | None:
     return values and {name: {'value': value} for name, value in zip(QUANTITIES, values, strict=True)}
 
 
-def _by_making(run: Run, columns: Sequence[str]) -> dict[tuple[str | None, int], list[str]]:
+def _by_making(run: Run, columns: Sequence[str]) -> dict[tuple[str | None, int, int], list[str]]:
     """The run's datasets among ``columns`` by how their inputs were made: each has a row of its own.
 
     Where nothing is drawn there is no noise protocol to tell apart: such datasets go into the first row that has their
