@@ -35,6 +35,8 @@ def _explain(error: BaseException) -> str | None:
         return message_of(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
         return f'{error.strerror}: {error.filename or "a file"}. Make room, or choose a folder that can be written.'
+    if isinstance(error, FileNotFoundError) and error.filename in sys.argv:
+        return f'{error.filename} does not exist'
     if isinstance(error, RuntimeError) and 'DataLoader worker' in str(error):
         reason = str(error).partition('\n')[0]
         return f'a data loading process died: {reason} Out of memory? Lower num_worker_per_gpu, or just run it again.'

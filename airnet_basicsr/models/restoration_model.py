@@ -34,7 +34,7 @@ import basicsr
 from airnet_basicsr.archs import AirNet
 from airnet_basicsr.checkpoints import load_strictly, read_checkpoint
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.options import check_keys, require
+from airnet_basicsr.options import TRAIN_KEYS, check_keys, require
 from airnet_basicsr.restorer import SMALLEST_TILE, Restorer
 from airnet_basicsr.whole_files import write_whole
 
@@ -71,6 +71,8 @@ class RestorationModel(SRModel):
         parameters = inspect.signature(ARCH_REGISTRY.get(network.pop('type'))).parameters
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
             check_keys(network, parameters, 'network_g')
+        if opt['is_train'] and type(self) is RestorationModel:
+            check_keys(opt['train'], TRAIN_KEYS | {'perceptual_opt'}, 'train')
         super().__init__(opt)
         self._prepare_evaluation()
 
