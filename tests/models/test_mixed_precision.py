@@ -88,7 +88,7 @@ def test_fp16_halves_the_scale_of_the_loss_where_gradients_overflow(opt):
 
 @pytest.fixture
 def apart(opt, tmp_path, photos):
-    """Trains on four of the photographs, validates on the other three; the learning rate decays to 0."""
+    """Trains on four of the pieces of photographs, validates on the other three; the learning rate decays to 0."""
     clean, others = dict(list(photos.items())[::2]), dict(list(photos.items())[1::2])
     veiled = {name: np.uint8(image * 0.6 + 90) for name, image in clean.items()}
     clean, veiled, others = (
