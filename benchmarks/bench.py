@@ -4,8 +4,8 @@
     python benchmarks/bench.py operator forward    some of them
     python benchmarks/bench.py --device cuda       on a GPU
 
-Prints tables and writes everything to a JSON file. Times are medians of runs in which the contestants take turns, so
-that whatever else the machine does hits all alike; ratios are medians of the ratios within one turn.
+Prints tables, last the measures with their floors, and writes everything to a JSON file. Times are medians of runs in
+which the contestants take turns, so that whatever else the machine does hits all alike; ratios are of those medians.
 """
 
 import argparse
@@ -28,6 +28,8 @@ from plain import PlainAirNet
 from torch import Tensor, nn
 
 from airnet_basicsr.archs.airnet_arch import AirNet
+from airnet_basicsr.descriptor import Descriptor
+from airnet_basicsr.export import export_onnx
 from airnet_basicsr.ops import available_backends, modulated_deform_conv2d
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
@@ -39,6 +41,7 @@ class Bench:
     def __init__(self, device: str) -> None:
         self.device = device
         self.rows: list[dict] = []
+        self.measures: list[dict] = []
 
     def time(self, run: Callable) -> float:
         if self.device == 'cuda':
@@ -49,22 +52,49 @@ class Bench:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    def compare(self, what: str, runs: dict[str, Callable], against: str, turns: int, warm: bool = True) -> None:
-        """Times ``runs`` in turn; ``against`` names the one to which the ratios refer. ``warm``: run each once before;
-        False where the caller has seen to it."""
+    def compare(
+        self, what: str, runs: dict[str, Callable], against: str, turns: int, warm: bool = True, once: tuple = ()
+    ) -> dict[str, float]:
+        """Times ``runs`` in turn; gives how many times faster than ``against`` each is.
+
+        Args:
+            warm: Run each once before; False where the caller has seen to it.
+            once: Those that take part in the first turn only, because they take minutes.
+        """
         for run in runs.values() if warm else ():
             run()
         seconds = {name: [] for name in runs}
-        for _ in range(turns):
+        for turn in range(turns):
             for name, run in runs.items():
-                seconds[name].append(self.time(run))
-        for name, own in seconds.items():
-            ratio = statistics.median(b / o for o, b in zip(own, seconds[against], strict=True))
-            self.say(what, name, seconds=statistics.median(own), faster=ratio, turns=turns)
+                if turn == 0 or name not in once:
+                    seconds[name].append(self.time(run))
+        medians = {name: statistics.median(own) for name, own in seconds.items()}
+        faster = {name: medians[against] / median for name, median in medians.items()}
+        for name, median in medians.items():
+            self.say(what, name, seconds=median, faster=faster[name], turns=len(seconds[name]))
+        return faster
+
+    def judge(self, measure: str, value: float, least: float | None = None, most: float | None = None) -> None:
+        """Notes a measure for the last table; it has a floor (``least``) or a ceiling (``most``)."""
+        met = value >= least if most is None else value <= most
+        bound = {'at_least': least} if most is None else {'at_most': most}
+        self.measures.append({'measure': measure, 'measured': value, **bound, 'met': met})
+
+    def print_measures(self) -> None:
+        for row in self.measures:
+            bound = f'>= {row["at_least"]}' if 'at_least' in row else f'<= {row["at_most"]}'
+            print(f'{row["measure"]:72} {row["measured"]:8.4g} {bound:10} {"met" if row["met"] else "NOT MET"}')
 
     def say(self, what: str, name: str, **numbers: float) -> None:
         self.rows.append({'what': what, 'name': name, **numbers})
         print(f'{what:44} {name:24}', *(f'{key} {value:.4g}' for key, value in numbers.items()), flush=True)
+
+
+def dtypes(bench: Bench) -> dict[str, torch.dtype]:
+    """Those worth measuring: bfloat16 on a processor without instructions for it would take minutes to say little."""
+    known = Path('/proc/cpuinfo')
+    has = bench.device == 'cuda' or known.exists() and 'bf16' in known.read_text()
+    return {name: dtype for name, dtype in DTYPES.items() if has or dtype != torch.bfloat16}
 
 
 def network(device: str, groups: int = 5, blocks: int = 5) -> AirNet:
@@ -148,7 +178,7 @@ def operator(bench: Bench) -> None:
         columns, matrix = torch.randn(pixels, 576, device=device), torch.randn(576, 64, device=device)
         grad_out = torch.randn(batch, 64, *size, device=device)
         runs = {'matrix product alone': partial(torch.matmul, columns, matrix)}
-        for name, dtype in DTYPES.items():
+        for name, dtype in dtypes(bench).items():
             for backend in available_backends(device):
                 if backend == 'torchvision' and dtype != torch.float32:
                     continue
@@ -165,39 +195,32 @@ def operator(bench: Bench) -> None:
         bench.compare(what, runs, 'torchvision fp32', 3)
 
 
-def exported(net: AirNet, x: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """The plain network in ONNX Runtime on as many threads as torch uses, or None where that is not installed."""
+def exported(net: AirNet) -> Callable[[Tensor], Tensor] | None:
+    """The network as we export it, in ONNX Runtime on as many threads as torch uses; None where that is missing."""
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  (the exporter's)
     except ImportError:
         return None
-
-    class Restoring(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.plain = PlainAirNet(net.eval())
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.plain(x)[0]
-
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
-        path = str(Path(folder, 'airnet.onnx'))
-        torch.onnx.export(Restoring().eval(), (x,), path, dynamo=True, opset_version=20)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
-    return lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    options = {'num_group': len(net.restorer.groups), 'num_block': len(net.restorer.groups[0].blocks), 'num_feat': 64}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'airnet.onnx')
+        export_onnx(Descriptor(net.eval(), {**options, 'num_in_ch': 3}, True), path)
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(path, settings, ['CPUExecutionProvider'])
+    return lambda x: torch.from_numpy(session.run(None, {'image': x.numpy()})[0])
 
 
 def forward(bench: Bench) -> None:
     """The whole network on one picture, and how far the outputs are apart."""
     net = network(bench.device)
     x = torch.rand(1, 3, *PICTURE, device=bench.device)
-    contestants = {f'ours {name}': ours(network(bench.device), dtype, bench.device) for name, dtype in DTYPES.items()}
-    contestants['plain fp32'] = plainly(net)
-    if bench.device == 'cpu' and (other := exported(net, x)):
+    contestants = {
+        f'ours {name}': ours(network(bench.device), dtype, bench.device) for name, dtype in dtypes(bench).items()
+    }
+    if bench.device == 'cpu' and (other := exported(net)):
         contestants['ONNX Runtime fp32'] = other
+    contestants['plain fp32'] = plainly(net)
     outs: dict[str, Tensor] = {}
 
     def keep(name: str, run: Callable) -> None:
@@ -205,40 +228,67 @@ def forward(bench: Bench) -> None:
 
     runs = {name: partial(keep, name, run) for name, run in contestants.items()}
     what = f'forward 1x3x{PICTURE[0]}x{PICTURE[1]}'
-    # On the CPU a whole warm-up would double the minutes; a small picture loads what is loaded once.
-    for name, run in contestants.items():
-        if bench.device == 'cpu' and not name.startswith('ONNX'):
+    if bench.device == 'cpu':
+        # A whole warm-up would double the minutes; a small picture loads what is loaded once.
+        for run in contestants.values():
             run(x[:, :, :32, :32])
-    bench.compare(what, runs, 'plain fp32', *((1, False) if bench.device == 'cpu' else (5,)))
+        faster = bench.compare(what, runs, 'plain fp32', 3, warm=False, once=('plain fp32',))
+        bench.judge(f'{what} fp32: times faster than plain', faster['ours fp32'], least=6)
+        if 'ours bf16' in faster:
+            bench.judge(f'{what} bf16: times faster than plain', faster['ours bf16'], least=10)
+        if 'ONNX Runtime fp32' in faster:
+            ratio = faster['ours fp32'] / faster['ONNX Runtime fp32']
+            bench.judge(f'{what} fp32: times faster than ONNX Runtime', ratio, least=1)
+    else:
+        bench.compare(what, runs, 'plain fp32', 5)
     for name, out in outs.items():
-        error = out - outs['plain fp32']
-        bench.say(what, name, largest_difference=error.abs().max().item())
+        bench.say(what, name, largest_difference=(out - outs['plain fp32']).abs().max().item())
+    difference = (outs['ours fp32'] - outs['plain fp32']).abs().max().item()
+    bench.judge(f'{what} fp32: largest difference from plain', difference, most=1e-4)
 
 
 def training(bench: Bench) -> None:
     """A joint step: on the CPU of the issue's small size, on a GPU of the recipe's."""
     for batch, patch in ((5, 64),) if bench.device == 'cpu' else ((5, 128), (40, 128)):
         x = torch.rand(batch, 3, patch, patch, device=bench.device)
-        runs = {f'ours {name}': our_step(bench.device, dtype, x) for name, dtype in DTYPES.items()}
+        runs = {f'ours {name}': our_step(bench.device, dtype, x) for name, dtype in dtypes(bench).items()}
         runs['plain fp32'] = plain_step(bench.device, x)
-        turns = (1, False) if bench.device == 'cpu' else (5,)
+        what = f'training step {batch}x3x{patch}x{patch}'
         if bench.device == 'cpu':
-            our_step('cpu', torch.float32, x[:1, :, :16, :16])()
-            our_step('cpu', torch.bfloat16, x[:1, :, :16, :16])()
-        bench.compare(f'training step {batch}x3x{patch}x{patch}', runs, 'plain fp32', *turns)
+            for dtype in dtypes(bench).values():
+                our_step('cpu', dtype, x[:1, :, :16, :16])()
+            faster = bench.compare(what, runs, 'plain fp32', 3, warm=False, once=('plain fp32',))
+            bench.judge(f'{what} fp32: times faster than plain', faster['ours fp32'], least=10)
+        else:
+            faster = bench.compare(what, runs, 'plain fp32', 5)
+            bench.judge(f'{what} bf16: times faster than plain', faster['ours bf16'], least=3 if batch == 5 else 4)
 
 
 def scaling(bench: Bench) -> None:
     """Time per pixel as pictures and batches grow. A network of one group and one block: the same work per pixel in
     every block."""
     run = ours(network(bench.device, 1, 1), torch.float32, bench.device)
-    sizes = ((1, 128, 128), (4, 128, 128), (16, 128, 128), (1, *PICTURE), (1, 640, 960), (1, 1280, 1920))
+    sizes = ((1, 128, 128), (4, 128, 128), (16, 128, 128), (1, *PICTURE), (1, 1280, 1920))
     pictures = {size: torch.rand(size[0], 3, *size[1:], device=bench.device) for size in sizes}
     runs = {f'{b}x3x{h}x{w}': partial(run, x) for (b, h, w), x in pictures.items()}
-    before = len(bench.rows)
-    bench.compare('scaling, 1 of 25 blocks, fp32', runs, f'1x3x{PICTURE[0]}x{PICTURE[1]}', 3)
-    for row, x in zip(bench.rows[before:], list(pictures.values()), strict=True):
-        bench.say(row['what'], row['name'], microseconds_per_pixel=row['seconds'] / (x.numel() / 3) * 1e6)
+    what, picture = 'scaling, 1 of 25 blocks, fp32', f'1x3x{PICTURE[0]}x{PICTURE[1]}'
+    faster = bench.compare(what, runs, picture, 2)
+    pixels = {f'{b}x3x{h}x{w}': b * h * w for b, h, w in sizes}
+    for name in runs:
+        slower_per_pixel = pixels[picture] / (pixels[name] * faster[name])
+        bench.say(what, name, time_per_pixel_against_320x480=slower_per_pixel)
+    bench.judge('time per pixel at 1280x1920 against 320x480', slower_per_pixel, most=1.15)
+
+
+def compiled(bench: Bench) -> None:
+    """Whether torch.compile would gain anything. Not among the parts that run unasked: it wants a compiler."""
+    net = network(bench.device, 1, 1)
+    x = torch.rand(1, 3, *PICTURE, device=bench.device)
+    runs = {
+        'as it is': partial(ours(net, torch.float32, bench.device), x),
+        'torch.compile': partial(ours(torch.compile(net), torch.float32, bench.device), x),
+    }
+    bench.compare('forward, 1 of 25 blocks, fp32', runs, 'as it is', 5)
 
 
 def profile(bench: Bench) -> None:
@@ -279,13 +329,18 @@ PEAKS = {
 
 def memory(bench: Bench) -> None:
     """Peak memory, each in a process of its own, above that of the process before the measured run."""
+    peaks = {}
     for name in PEAKS:
         done = subprocess.run(
             [sys.executable, __file__, '--peak', name, '--device', bench.device], capture_output=True, text=True
         )
         if done.returncode:
             raise SystemExit(done.stderr)
-        bench.say('peak memory', name, MiB=float(done.stdout.split()[-1]))
+        peaks[name] = float(done.stdout.split()[-1])
+        bench.say('peak memory', name, MiB=peaks[name])
+    for run in ('forward', 'step'):
+        ratio = peaks[f'{run} ours'] / peaks[f'{run} plain']
+        bench.judge(f'peak memory of the {run} against plain', ratio, most=0.5 if bench.device == 'cuda' else 1)
 
 
 def peak(name: str, device: str) -> None:
@@ -301,7 +356,7 @@ def peak(name: str, device: str) -> None:
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
 
 
-PARTS = {part.__name__: part for part in (operator, scaling, profile, forward, training, memory)}
+PARTS = {part.__name__: part for part in (operator, scaling, profile, forward, training, memory, compiled)}
 
 
 def processor() -> str:
@@ -314,7 +369,7 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('parts', nargs='*', help=f'of {", ".join(PARTS)}; without any, all')
+    parser.add_argument('parts', nargs='*', help=f'of {", ".join(PARTS)}; without any, all but compiled')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--out', type=Path, default=Path('results', 'benchmark.json'))
     parser.add_argument('--peak', choices=PEAKS, help=argparse.SUPPRESS)
@@ -331,10 +386,13 @@ def main() -> None:
         'torch': torch.__version__,
     }
     print(*(f'{key}: {value}' for key, value in machine.items()), sep=', ')
-    for name in args.parts or PARTS:
+    for name in args.parts or [name for name in PARTS if name != 'compiled']:
         PARTS[name](bench)
+    bench.print_measures()
     os.makedirs(args.out.parent, exist_ok=True)
-    args.out.write_text(json.dumps({'machine': machine, 'rows': bench.rows}, indent=1) + '\n')
+    args.out.write_text(
+        json.dumps({'machine': machine, 'rows': bench.rows, 'measures': bench.measures}, indent=1) + '\n'
+    )
     return print(f'Written to {args.out}')
 
 
