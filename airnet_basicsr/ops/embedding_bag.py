@@ -88,16 +88,11 @@ class _DeformConv(torch.autograd.Function):
 
 
 def forward(
-    x: torch.Tensor,
-    offset: torch.Tensor,
-    mask: torch.Tensor,
-    weight: torch.Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, *window: tuple[int, int]
 ) -> torch.Tensor:
     """See :func:`airnet_basicsr.ops.modulated_deform_conv2d`, whose checked arguments these are; half precision is
     computed in float32."""
+    stride, padding, dilation = window
     dtype = torch.promote_types(x.dtype, torch.float32)
     batch, channels, height, width = x.shape
     rows, columns = offset_size = offset.shape[2:]

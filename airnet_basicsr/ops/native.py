@@ -5,6 +5,7 @@ two custom operators that torch.compile can leave whole.
 """
 
 import ctypes
+import itertools
 from functools import cache
 from importlib.util import find_spec
 
@@ -147,15 +148,7 @@ def _pad_channels(tensor: Tensor, groups: int) -> Tensor:
     return F.pad(tensor, [0, 0] * (tensor.dim() - 3) + [0, missing]).flatten(1, 2)
 
 
-def forward(
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> Tensor:
+def forward(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *window: tuple[int, int]) -> Tensor:
     """See :func:`airnet_basicsr.ops.modulated_deform_conv2d`, whose checked arguments these are. float16 is computed
     in float32; in bfloat16 the coordinates, weights and sums are float32."""
     dtype, outs = x.dtype, weight.shape[0]
@@ -167,6 +160,6 @@ def forward(
     # To taps x C x O, both channel counts padded.
     weight = _pad_channels(weight.float(), groups).permute(2, 3, 1, 0)
     weight = F.pad(weight, (0, -outs % CHANNELS)).flatten(0, 2)
-    out = _forward(x, offset.float(), mask.float(), weight, [*kernel, *stride, *padding, *dilation])
+    out = _forward(x, offset.float(), mask.float(), weight, [*kernel, *itertools.chain(*window)])
     # Not a view where it need not be: to write into one in place costs autograd copies.
     return (out if out.shape[1] == outs else out[:, :outs]).to(dtype)

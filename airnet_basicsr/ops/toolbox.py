@@ -98,9 +98,7 @@ class _DeformConv(torch.autograd.Function):
         ctx.save_for_backward(x, offset, mask, weight)
         out = x.new_empty(x.shape[0], weight.shape[0], *offset.shape[2:])
         bias, ones, columns = (x.new_empty(0) for _ in range(3))
-        extension().modulated_deform_conv_forward(
-            x, weight, bias, ones, offset, mask, out, columns, *ctx.settings
-        )
+        extension().modulated_deform_conv_forward(x, weight, bias, ones, offset, mask, out, columns, *ctx.settings)
         return out
 
     @staticmethod
@@ -116,18 +114,10 @@ class _DeformConv(torch.autograd.Function):
         return grads[0], *grads[2:], grads[1], None, None, None
 
 
-def forward(
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> Tensor:
+def forward(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *window: tuple[int, int]) -> Tensor:
     """See :func:`airnet_basicsr.ops.modulated_deform_conv2d`, whose checked arguments these are. The kernel has no
     bfloat16, and in float16 its coordinates would be too coarse: both are computed in float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     tensors = (t.to(dtype).contiguous() for t in (x, offset, mask, weight))
     with torch.cuda.device(x.device):
-        return _DeformConv.apply(*tensors, stride, padding, dilation).to(x.dtype)
+        return _DeformConv.apply(*tensors, *window).to(x.dtype)

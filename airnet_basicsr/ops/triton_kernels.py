@@ -5,6 +5,8 @@ contiguous runs of channels. The backward is two kernels: one for the gradients 
 bits vary from run to run), offset and mask, one for the weight's (partial sums, added in a fixed order).
 """
 
+import itertools
+
 import torch
 import triton
 import triton.language as tl
@@ -226,9 +228,7 @@ class _DeformConv(torch.autograd.Function):
         (batch, _, height, width), outs = x.shape, weight.shape[1]
         out_size = tuple(offset.shape[2:])
         settings = _settings(x, mask, outs, window)
-        out = torch.empty(
-            batch, outs, *out_size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-        )
+        out = torch.empty(batch, outs, *out_size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         pixels = batch * out_size[0] * out_size[1]
         grid = (triton.cdiv(pixels, settings['BLOCK_M']), triton.cdiv(outs, settings['BLOCK_O']))
         _forward_kernel[grid](
@@ -266,18 +266,10 @@ class _DeformConv(torch.autograd.Function):
         return grad_x.to(x.dtype), grad_offset, grad_mask, grad_weight.sum(0).to(weight.dtype), None
 
 
-def forward(
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> Tensor:
+def forward(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *window: tuple[int, int]) -> Tensor:
     """See :func:`airnet_basicsr.ops.modulated_deform_conv2d`, whose checked arguments these are. Products are in x's
     dtype (float32: tf32 if ``torch.backends.cuda.matmul.allow_tf32``), sums and coordinates in float32."""
-    window = (*weight.shape[2:], *stride, *padding, *dilation)
+    window = (*weight.shape[2:], *itertools.chain(*window))
     x = x.contiguous(memory_format=torch.channels_last)
     flat_weight = weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
     return _DeformConv.apply(x, offset.float(), mask.float(), flat_weight, window)
