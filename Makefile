@@ -1,12 +1,14 @@
 # make demo   trains, tests and reports on real photographs, on a CPU, in minutes
 # make test   lint and the test suite (make test-slow: the long checks)
 # make bench  speed and memory against the plain build, on this machine
+# make reference BSD400=FOLDER KODAK=FOLDER  a small network trained, tested and compared with CBM3D: two hours on a CPU
+#             (make reference-ablations: what its parts are good for, another hour)
 # All create .venv first, where it is missing. PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow bench reference reference-ablations lint clean
 
 .venv/.installed: setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -28,6 +30,23 @@ test-slow: .venv/.installed
 
 bench: .venv/.installed
 	@$(BIN)/python benchmarks/bench.py
+
+ABLATIONS := full wo_contrast wo_dcn wo_sft
+
+reference: .venv/.installed
+	@PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(BSD400)' '$(KODAK)'
+	@$(BIN)/python basicsr/train.py -opt options/reference/train_reference.yml --auto_resume
+	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference.yml
+	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference_cbm3d.yml
+	@$(BIN)/python -m airnet_basicsr.report results/test_reference results/test_reference_cbm3d
+
+reference-ablations: .venv/.installed
+	@PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(BSD400)' '$(KODAK)'
+	@set -e; for name in $(ABLATIONS); do \
+		$(BIN)/python basicsr/train.py -opt options/reference/ablation_$$name.yml --auto_resume; \
+		$(BIN)/python basicsr/test.py -opt options/reference/test_ablation_$$name.yml; \
+	done
+	@$(BIN)/python -m airnet_basicsr.report $(ABLATIONS:%=results/test_ablation_%)
 
 lint: .venv/.installed
 	@$(BIN)/ruff check .
