@@ -136,7 +136,9 @@ class SpatialFeatureTransform(nn.Module):
         # Products of matrices: torch's 1x1 convolution has a slow path for this memory format.
         pixels = [t.permute(0, 2, 3, 1).flatten(0, 2) for t in (out, x, z)]
         # Without gradients in tiles: whole maps of gamma and beta would cost more time in memory than in the products.
-        tiles = [pixels] if torch.is_grad_enabled() else zip(*(t.split(_TILE) for t in pixels), strict=True)
+        # torch.compile, which would write the loop out, makes its own.
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        tiles = [pixels] if whole else zip(*(t.split(_TILE) for t in pixels), strict=True)
         for out_, x_, z_ in tiles:
             beta, gamma = (
                 F.linear(F.leaky_relu_(F.linear(z_, part[0].weight.flatten(1)), SLOPE), part[2].weight.flatten(1))
