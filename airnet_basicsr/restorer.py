@@ -147,7 +147,7 @@ class Restorer:
     def _tile_that_fits(self) -> int:
         # Features of some maps at once, offsets and masks; measured (docs/restore.md). The GPU's operator holds
         # columns beside them.
-        per_pixel = 30 * self.num_feat + 400
+        per_pixel = 36 * self.num_feat + 400
         if self.device.type == 'cuda':
             memory = min(GPU_MEMORY, torch.cuda.mem_get_info(self.device)[0] // 2)
             per_pixel += 36 * self.num_feat
