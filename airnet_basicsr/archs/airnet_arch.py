@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from airnet_basicsr.ops import modulated_deform_conv2d
 
 SLOPE = 0.1  # of every LeakyReLU in the network
-_TILE = 4096  # pixels that the SFT works on at once at inference: its maps stay in the caches
+_TILE = 16384  # pixels that the SFT works on at once at inference: small maps stay in the caches
 
 
 class Encoding(NamedTuple):

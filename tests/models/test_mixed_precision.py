@@ -36,13 +36,12 @@ def test_the_contrastive_part_and_the_offsets_stay_in_float32(opt):
     def note(name):
         return lambda module, inputs, output: seen.update({name: output})
 
-    dgm = model.net_g.restorer.groups[0].blocks[0].dgm1
-    dgm.sft.register_forward_hook(note('sft'))
+    model.net_g.restorer.groups[0].blocks[0].dgm1.register_forward_hook(note('guided module'))
     model.net_g.encoder.register_forward_hook(note('encoder'))
     model.cri_contrast.register_forward_hook(note('contrast'))
     model.feed_data(batch())
     model.optimize_parameters(1)
-    assert seen['sft'].dtype == torch.bfloat16
+    assert seen['guided module'].dtype == torch.bfloat16
     assert {tensor.dtype for tensor in seen['encoder']} == {torch.float32}
     assert {tensor.dtype for tensor in seen['contrast']} == {torch.float32}
     assert model.output.dtype == torch.float32
