@@ -22,7 +22,7 @@ from airnet_basicsr.report.runs import Run
 
 BYTES = 11_000_000  # of all pictures of a page; in text (base64) they take a third more
 # From what a picture is at best to what always fits: longest side in pixels, JPEG quality.
-SETTINGS = ((1024, 95), (768, 92), (640, 90), (512, 85), (384, 80), (256, 75), (160, 60))
+SETTINGS = ((1024, 95), (768, 92), (640, 90), (512, 85), (384, 80), (256, 75), (160, 60), (96, 50), (64, 30))
 
 
 def choose_pictures(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:

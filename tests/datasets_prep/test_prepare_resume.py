@@ -54,7 +54,7 @@ def _done(out: Path) -> int:
 def _wait_for_progress(process: subprocess.Popen, out: Path) -> None:
     before = _done(out)
     while _done(out) == before and process.poll() is None:
-        time.sleep(0.02)
+        time.sleep(0.002)
 
 
 def _kill_and_run_again(source: Path, out: Path, undisturbed: Path, kills: int) -> None:
