@@ -25,6 +25,7 @@ SMALLEST_TILE = 2 * OVERLAP
 CPU_MEMORY = 900 * 2**20
 GPU_MEMORY = 8 * 2**30
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate', 'bad_alloc')
+_OUT_OF_MEMORY += ('could not create a primitive',)  # oneDNN's words for it
 
 
 class Resemblance(NamedTuple):
