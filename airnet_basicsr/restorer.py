@@ -13,6 +13,7 @@ from torch import Tensor
 from airnet_basicsr import descriptor
 from airnet_basicsr.checkpoints import preferred_network, read_checkpoint
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.ops.memory import release_freed
 
 # The model taken where none is named. A trained one that ships with the package goes here, as a path beside this file.
 DEFAULT_MODEL: Path | None = None
@@ -24,8 +25,9 @@ SMALLEST_TILE = 2 * OVERLAP
 # Working memory of the network on one tile, in bytes: less speed is lost to overlaps, but beyond this hardly more.
 CPU_MEMORY = 900 * 2**20
 GPU_MEMORY = 8 * 2**30
+# As PyTorch, ONNX Runtime, the C++ library and (the last) oneDNN say it.
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate', 'bad_alloc')
-_OUT_OF_MEMORY += ('could not create a primitive',)  # oneDNN's words for it
+_OUT_OF_MEMORY += ('could not create a primitive',)
 
 
 class Resemblance(NamedTuple):
@@ -141,6 +143,8 @@ class Restorer:
             tile = max(SMALLEST_TILE, tile // 2)
             if self.device.type == 'cuda':
                 torch.cuda.empty_cache()
+            else:
+                release_freed()
         if colours.shape[2] < channels:
             restored = np.concatenate((restored, planes[..., colours.shape[2] :]), 2)
         return restored.reshape(image.shape)
