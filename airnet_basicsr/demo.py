@@ -1,13 +1,15 @@
 """``make demo``: a small AirNet trained, tested and shown on real photographs, on a CPU, in minutes.
 
-Everything runs through the toolbox's own commands and the option files ``train_demo.yml`` and ``test_demo.yml``; this
-program makes their LMDBs, from photographs that come with scikit-image, and shows the result.
+Everything runs through the toolbox's own commands and option files: ``train_demo.yml``, ``test_demo.yml`` and, for the
+network that ships with the package, ``test_demo_shipped.yml``. This program makes their LMDBs, from photographs that
+come with scikit-image, and shows the results side by side.
 """
 
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -96,33 +98,50 @@ def run(command: str, options: Path) -> None:
         sys.exit(status)
 
 
-def report(options: Path) -> Path:
-    """Print a table of input and restored PSNR/SSIM, by degradation; write the picture panel and give its path."""
-    opt = load_options(options)
-    results = Path('results') / opt['name']
+def report(tests: Mapping[str, Path]) -> Path:
+    """Print a table of input and restored PSNR/SSIM, by degradation; write the picture panel and give its path.
+
+    Args:
+        tests: The option files of tests on the same datasets, by what their networks are called; the panel goes to the
+            results of the first.
+    """
+    opts = {network: load_options(options) for network, options in tests.items()}
+    first = next(iter(opts.values()))
     rows, panel = [], []
-    for dataset_opt, shown in zip(opt['datasets'].values(), SHOWN, strict=True):
+    for dataset_opt, shown in zip(first['datasets'].values(), SHOWN, strict=True):
         dataset = build_dataset({**dataset_opt, 'phase': 'test'})
         scores = []
         for item in dataset:
             name = Path(item['lq_path']).stem
-            path = results / 'visualization' / dataset_opt['name'] / f'{name}_{opt["name"]}.png'
-            pictures = clean, *others = tensor2img([item['gt']]), tensor2img([item['lq']]), cv2.imread(str(path))
-            scores.append([metric(other, clean, 0) for other in others for metric in (calculate_psnr, calculate_ssim)])
+            pictures = clean, *others = [
+                *(tensor2img([item[kind]]) for kind in ('gt', 'lq')),
+                *(cv2.imread(str(_restored(opt['name'], dataset_opt['name'], name))) for opt in opts.values()),
+            ]
+            scores.append(
+                [[metric(other, clean, 0) for metric in (calculate_psnr, calculate_ssim)] for other in others]
+            )
             if name == shown:
-                captions = (dataset_opt['name'], f'input {scores[-1][0]:.1f} dB', f'restored {scores[-1][2]:.1f} dB')
-                panel.append(_panel_column(pictures, captions))
-        rows.append((dataset_opt['name'], len(dataset), *np.mean(scores, axis=0)))
-    print(f'\n{"degradation":<12}{"images":>7}{"input PSNR / SSIM":>21}{"restored PSNR / SSIM":>23}{"gain":>11}')
-    for name, count, *means in rows:
-        before, after = (f'{means[i]:.2f} / {means[i + 1]:.4f}' for i in (0, 2))
-        print(f'{name:<12}{count:>7}{before:>21}{after:>23}{means[2] - means[0]:>+8.2f} dB')
-    path = results / 'panel.png'
+                captions = [
+                    f'{what}: {psnr:.1f} dB' for what, (psnr, _) in zip(('input', *opts), scores[-1], strict=True)
+                ]
+                panel.append(_panel_column(pictures, (dataset_opt['name'], *captions)))
+        rows.append((dataset_opt['name'], len(dataset), np.mean(scores, axis=0)))
+    print(f'\nPSNR / SSIM{"":<3}{"input":>16}' + ''.join(f'{network:>16}{"gain":>11}' for network in opts))
+    for name, count, (before, *after) in rows:
+        line = f'{name:<10}{count:>2}x{before[0]:>8.2f} / {before[1]:.4f}'
+        for psnr, ssim in after:
+            line += f'{psnr:>7.2f} / {ssim:.4f}{psnr - before[0]:>+8.2f} dB'
+        print(line)
+    path = Path('results') / first['name'] / 'panel.png'
     cv2.imwrite(str(path), np.hstack(panel))
     return path
 
 
-def _panel_column(pictures: tuple[np.ndarray, ...], captions: tuple[str, ...]) -> np.ndarray:
+def _restored(test: str, dataset: str, name: str) -> Path:
+    return Path('results') / test / 'visualization' / dataset / f'{name}_{test}.png'
+
+
+def _panel_column(pictures: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
     """The lower middle of each picture, one above the other with captions: uint8, BGR."""
     height, width = 150, 150
     cells = []
@@ -136,7 +155,8 @@ def _panel_column(pictures: tuple[np.ndarray, ...], captions: tuple[str, ...]) -
 
 def main() -> None:
     """Run the demo from a checkout's root."""
-    train, test = Path('options/train_demo.yml'), Path('options/test_demo.yml')
+    train = Path('options/train_demo.yml')
+    tests = {'demo': Path('options/test_demo.yml'), 'shipped': Path('options/test_demo_shipped.yml')}
     if not train.is_file():
         raise InputError('the demo runs in a checkout of airnet-basicsr: change to its root, or type `make demo` there')
     started = time.monotonic()
@@ -144,9 +164,13 @@ def main() -> None:
         print(f'Making LMDBs of photographs in {DATASETS}')
         make_datasets(DATASETS)
     run('train', train)
-    run('test', test)
-    panel = report(test)
-    print(f'\nClean, degraded and restored pictures: {panel}')
+    for test in tests.values():
+        run('test', test)
+    panel = report(tests)
+    print(
+        '\ndemo: the network that was just trained; shipped: the one that comes with the package, which never saw them.'
+    )
+    print(f'Clean, degraded and restored pictures: {panel}')
     print(f'The whole demo took {(time.monotonic() - started) / 60:.1f} minutes.')
 
 

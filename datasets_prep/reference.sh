@@ -44,5 +44,4 @@ for kind in rain haze; do
     prepare pairs --name Kodak12_$kind --gt "$synthesized/$kind-gt" --lq "$synthesized/$kind-lq" --out "$out"
 done
 rm -r "$synthesized"
-rm -r "$synthesized"
 touch "$out/complete"

@@ -214,6 +214,20 @@ class DegradationGuidedRestorer(nn.Module):
         self.conv = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
         self.tail = nn.Conv2d(num_feat, num_in_ch, 3, 1, 1)
 
+    @torch.no_grad()
+    def start_as_identity(self) -> None:
+        """Set head, tail and the convolution before it so that the restored image is the degraded one.
+
+        Without a residual connection over the image the network must otherwise first learn to copy its input.
+        """
+        channels = self.tail.out_channels
+        nn.init.dirac_(self.head.weight[:channels])
+        nn.init.zeros_(self.head.bias[:channels])
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+        nn.init.dirac_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         shallow = self.head(x)
         out = shallow
@@ -237,6 +251,8 @@ class AirNet(nn.Module):
         num_block: Blocks in each group.
         with_sft: False leaves the spatial feature transform out (Table 7, "w.o. SFT").
         with_dcn: False puts an ordinary 3x3 convolution in place of the deformable one (Table 7, "w.o. DCN").
+        identity_init: An untrained network gives back its input, for trainings too short to learn that first. The
+            release starts from PyTorch's random weights.
     """
 
     def __init__(
@@ -247,10 +263,13 @@ class AirNet(nn.Module):
         num_block: int = 5,
         with_sft: bool = True,
         with_dcn: bool = True,
+        identity_init: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = DegradationEncoder(num_in_ch, num_feat)
         self.restorer = DegradationGuidedRestorer(num_in_ch, num_feat, num_group, num_block, with_sft, with_dcn)
+        if identity_init:
+            self.restorer.start_as_identity()
 
     def forward(self, x: Tensor, encode: bool = False, restore: bool = True) -> Tensor | Encoding | tuple:
         """Restore images, describe their degradation, or both from one pass of the encoder.

@@ -57,7 +57,7 @@ def gain_histogram(runs: Sequence[Run], dataset: str) -> Markup | None:
         axes.yaxis.get_major_locator().set_params(integer=True)
         if len(gains) > 1:
             axes.legend(fontsize=8)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def embedding_map(understood: dict[str, Any]) -> Markup:
@@ -74,10 +74,11 @@ def embedding_map(understood: dict[str, Any]) -> Markup:
         for spine in axes.spines.values():
             spine.set_visible(False)
         figure.legend(loc='outside right upper', fontsize=8.5)
-        return _svg(figure)
+        return to_svg(figure)
 
 
-def _svg(figure: Figure) -> Markup:
+def to_svg(figure: Figure) -> Markup:
+    """The figure as an ``<svg>`` element, the same text for the same figure."""
     file = io.StringIO()
     figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
     return Markup(file.getvalue()[file.getvalue().index('<svg') :])
