@@ -1,8 +1,8 @@
 # make demo   trains, tests and reports on real photographs, on a CPU, in minutes
 # make test   lint and the test suite (make test-slow: the long checks)
 # make bench  speed and memory against the plain build, on this machine
-# make reference BSD400=FOLDER KODAK=FOLDER  a small network trained, tested and compared with CBM3D: two hours on a CPU
-#             (make reference-ablations: what its parts are good for, another hour)
+# make reference BSD400=FOLDER KODAK=FOLDER  the network that ships, trained, tested and compared with CBM3D: two hours
+#             on two cores (make reference-ablations: what its parts are good for, another hour)
 # All create .venv first, where it is missing. PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,13 +32,19 @@ bench: .venv/.installed
 	@$(BIN)/python benchmarks/bench.py
 
 ABLATIONS := full wo_contrast wo_dcn wo_sft
+# What is shipped is written anew.
+SHIPPED := airnet_basicsr/weights/airnet_small.pth
 
 reference: .venv/.installed
 	@PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(BSD400)' '$(KODAK)'
-	@$(BIN)/python basicsr/train.py -opt options/reference/train_reference.yml --auto_resume
+	@$(BIN)/torchrun --nproc_per_node=2 basicsr/train.py -opt options/reference/train_reference.yml --launcher pytorch --auto_resume
+	@$(BIN)/airnet-model reference experiments/train_reference/models/net_g_latest.pth -opt options/reference/explained.yml -o $(SHIPPED)
+	@$(BIN)/airnet-model slim $(SHIPPED) -o $(SHIPPED)
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference.yml
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference_cbm3d.yml
 	@$(BIN)/python -m airnet_basicsr.report results/test_reference results/test_reference_cbm3d
+	@$(BIN)/python -m airnet_basicsr.report.card $(SHIPPED) --training experiments/train_reference \
+		--tests results/test_reference results/test_reference_cbm3d --about options/reference/about.md -o airnet_basicsr/weights/README.md
 
 reference-ablations: .venv/.installed
 	@PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(BSD400)' '$(KODAK)'
@@ -47,6 +53,7 @@ reference-ablations: .venv/.installed
 		$(BIN)/python basicsr/test.py -opt options/reference/test_ablation_$$name.yml; \
 	done
 	@$(BIN)/python -m airnet_basicsr.report $(ABLATIONS:%=results/test_ablation_%)
+	@$(BIN)/python -m airnet_basicsr.report.curves $(ABLATIONS:%=tb_logger/ablation_%) -o results/test_ablation_full/report/curves.svg
 
 lint: .venv/.installed
 	@$(BIN)/ruff check .

@@ -24,7 +24,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['airnet_basicsr', 'airnet_basicsr.*']),
-    package_data={'airnet_basicsr': ['report/*.html']},
+    package_data={'airnet_basicsr': ['report/*.html', 'weights/*']},
     install_requires=['torch>=2.6', 'torchvision', 'numpy', 'opencv-python', 'lmdb', 'scikit-image', 'tqdm', 'pyyaml']
     + ['pillow>=11', 'tifffile'],
     # Optional: where it cannot be compiled, a slower backend in stock PyTorch serves. Loaded through ctypes.

@@ -29,12 +29,12 @@ from airnet_basicsr.image_files import (
     to_depth,
     write_picture,
 )
-from airnet_basicsr.restorer import DTYPES, Restorer
+from airnet_basicsr.restorer import DEFAULT_MODEL, DTYPES, Restorer
 from airnet_basicsr.whole_files import write_whole
 
 EPILOG = """examples:
-  airnet-restore photos/ -o restored/ -m model.pth
-  airnet-restore scan.tif -o clean.tif -m model.pth --compare
+  airnet-restore photos/ -o restored/
+  airnet-restore scan.tif -o clean.tif --compare --explain
   airnet-restore 'photos/**/*.jpg' -m model.pth --format png --depth 16
 
 The exit status is 0 when every picture was restored or already there, 1 when some failed (they are listed at the end,
@@ -68,7 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add('inputs', nargs='+', metavar='PICTURE', help='files, folders (with all below them), or quoted patterns')
     add('-o', '--output', type=Path, default=Path('restored'), metavar='FOLDER', help='default: restored')
-    add('-m', '--model', help='a checkpoint (.pth) of your training or of the official release, or an exported .onnx')
+    add(
+        '-m',
+        '--model',
+        default=DEFAULT_MODEL,
+        help='a checkpoint (.pth) of your training or of the official release, or an exported .onnx; default: the '
+        'small network that comes with the package',
+    )
     add('--overwrite', action='store_true', help='restore again what is already there')
     add('--compare', action='store_true', help='also write NAME.compare.jpg: before and after, side by side')
     add('--explain', action='store_true', help='say what each picture suffers from, also in NAME.json')

@@ -15,8 +15,8 @@ from airnet_basicsr.checkpoints import preferred_network, read_checkpoint
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.ops.memory import release_freed
 
-# The model taken where none is named. A trained one that ships with the package goes here, as a path beside this file.
-DEFAULT_MODEL: Path | None = None
+# The model taken where none is named; its card is the README.md beside it.
+DEFAULT_MODEL = Path(__file__).with_name('weights') / 'airnet_small.pth'
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 # Pixels that neighbouring tiles share. benchmarks/bench_restore.py measures the seams: docs/restore.md.
@@ -46,10 +46,11 @@ class Resemblance(NamedTuple):
 class Restorer:
     """Restores pictures with AirNet.
 
-        restored = Restorer('model.pth')(image)
+        restored = Restorer()(image)
 
     Args:
         model: A checkpoint of ours or of the official release, or an ONNX file that :mod:`airnet_basicsr.export` wrote.
+            Default: the small network that ships with the package.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; None takes the GPU where there is one.
         dtype: Precision of the network: ``float32``, ``bfloat16`` or ``float16``.
         tile: Work on at most tile x tile pixels at once; None chooses it from the free memory. A picture that has no
@@ -62,19 +63,14 @@ class Restorer:
 
     def __init__(
         self,
-        model: str | PathLike | None = None,
+        model: str | PathLike = DEFAULT_MODEL,
         *,
         device: str | torch.device | None = None,
         dtype: str = 'float32',
         tile: int | None = None,
         self_ensemble: bool = False,
     ) -> None:
-        if model is None and DEFAULT_MODEL is None:
-            raise InputError(
-                'no model is named, and none comes with this version: give a checkpoint, of your own training '
-                '(experiments/NAME/models/net_g_latest.pth) or of the official release'
-            )
-        self.source = fspath(model or DEFAULT_MODEL)
+        self.source = fspath(model)
         if dtype not in DTYPES:
             raise InputError(f'dtype {dtype!r} is unknown: choose one of {", ".join(DTYPES)}')
         if tile is not None and tile < SMALLEST_TILE:

@@ -106,7 +106,6 @@ def test_models_and_arguments_that_cannot_be_used(model, tmp_path):
     torch.nn.init.constant_(nothing.restorer.tail.bias, float('nan'))
     save(nothing, tmp_path / 'nan.pth')
     wrong = [
-        (lambda: Restorer(), 'no model is named'),
         (lambda: Restorer(tmp_path / 'none.pth'), 'none.pth does not exist'),
         (lambda: Restorer(tmp_path / 'other.pth'), 'other.pth is no AirNet: it has 2 tensors'),
         (lambda: Restorer(tmp_path / 'grey.pth'), 'is for 1 channels, not for RGB'),

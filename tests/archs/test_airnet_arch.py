@@ -59,3 +59,8 @@ def test_the_shortcuts_of_inference_change_nothing():
             restored, inferred = net(x, encode=True)
         torch.testing.assert_close(restored, expected.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(inferred.z, encoding.z.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_identity_init_gives_back_the_input():
+    x = torch.rand(1, 3, 24, 20)
+    torch.testing.assert_close(AirNet(num_feat=8, num_group=1, num_block=2, identity_init=True).eval()(x), x)

@@ -1,0 +1,137 @@
+"""``python -m airnet_basicsr.report.card``: a trained network's card, for those who are given its file."""
+
+import argparse
+import datetime
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.model_files import info
+from airnet_basicsr.options import load_options
+from airnet_basicsr.report.curves import Curves, read_curves
+from airnet_basicsr.report.runs import Run, describe_making, read_runs
+from airnet_basicsr.report.tables import incomparable
+from airnet_basicsr.report.understanding import understand
+from airnet_basicsr.whole_files import write_whole
+
+
+def write_card(model: Path, experiment: Path, runs: list[Run], about: Path, out: Path) -> None:
+    """Write the card, in Markdown.
+
+    Args:
+        model: The file that is given away.
+        experiment: ``experiments/NAME`` of its training; ``tb_logger/NAME`` must still lie beside ``experiments``.
+        runs: Its test, and after it tests of other methods on the same images.
+        about: What no file knows, as Markdown: purpose, limits, licence. The card begins with it.
+        out: Where to write it.
+
+    Raises:
+        InputError: A file is missing or damaged.
+    """
+    try:
+        (options_file,) = experiment.glob('*.yml')
+        logs = [path.read_text(encoding='utf-8') for path in sorted(experiment.glob('train_*.log'))]
+        text = about.read_text(encoding='utf-8').rstrip()
+    except (OSError, ValueError) as error:
+        raise InputError(f'{experiment} must hold the option file and logs of one training: {error}') from error
+    curves = read_curves(experiment.parent.parent / 'tb_logger' / experiment.name)
+    lines = [text, '', '## The file', '', *(f'- {line}' for line in info(str(model))), '', '## Training', '']
+    lines += [f'- {fact}' for fact in _training(load_options(options_file), curves, logs[-1] if logs else '')]
+    lines += ['', '### Learning curve', '', *_learning_curve(curves), '', '## Measured', '', *_measured(runs), '']
+    write_whole(out, '\n'.join(lines).encode())
+
+
+def _training(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
+    data, train = opt['datasets']['train'], opt['train']
+    processes = int(next(iter(re.findall(r'^\s*world_size: (\d+)', log, re.MULTILINE)), 1))
+    patches = len(data['degradations']) * data['batch_size_per_gpu'] * processes
+    for name, degradation in data['degradations'].items():
+        yield f'data, {name}: {_words(degradation)}'
+    yield f'{train["total_iter"]:,} iterations of {patches} patches of {data["gt_size"]} x {data["gt_size"]} pixels'
+    if train.get('encoder_warmup_iter'):
+        yield f'the first {train["encoder_warmup_iter"]:,} with the contrastive loss alone, for the encoder'
+    for key in ('pixel_opt', 'contrast_opt', 'optim_g', 'scheduler'):
+        if key in train:
+            yield f'{key}: {_words(train[key])}'
+    yield f'precision of the restorer: {train.get("amp") or "float32"}; seed {opt["manual_seed"]}'
+    yield f'time: {datetime.timedelta(seconds=round(curves.seconds))} by the clock, validations included'
+    yield f'hardware: {_hardware(opt["num_gpu"])}, {processes} process(es); torch {torch.__version__}'
+
+
+def _words(described: dict[str, Any]) -> str:
+    return ', '.join(str(value) if key == 'type' else f'{key} {value}' for key, value in described.items())
+
+
+def _hardware(gpus: int) -> str:
+    if gpus:
+        return f'{gpus} x {torch.cuda.get_device_name()}'
+    cpus = Path('/proc/cpuinfo')
+    names = re.findall(r'^model name\s*: (.+)$', cpus.read_text(), re.MULTILINE) if cpus.is_file() else []
+    return f'{len(names)} cores of {names[0]}' if names else platform.processor() or platform.machine()
+
+
+def _learning_curve(curves: Curves) -> Iterator[str]:
+    yield '| iteration | ' + ' | '.join(f'{dataset}, {metric}' for dataset, metric in curves.validation) + ' |'
+    yield '|' + ' ---: |' * (len(curves.validation) + 1)
+    columns = [dict(points) for points in curves.validation.values()]
+    for step in sorted(set().union(*columns)):
+        yield (
+            f'| {step:,} | ' + ' | '.join(f'{column[step]:.2f}' if step in column else '' for column in columns) + ' |'
+        )
+
+
+def _figures(run: Run, dataset: str, which: str) -> str:
+    pair = run.pairs[0]
+    means = (run.mean(dataset, metric, which) for metric in (pair.psnr, pair.ssim))
+    return ' / '.join(f'{mean.value:.{digits}f}' for mean, digits in zip(means, (2, 4), strict=True) if mean)
+
+
+def _measured(runs: list[Run]) -> Iterator[str]:
+    run, *others = runs
+    pair = run.pairs[0]
+    yield f'`{pair.protocol}`, means over the images of each set.'
+    yield ''
+    yield '| | images | protocol | input | restored | gain | ' + ''.join(f'against {other.name} | ' for other in others)
+    yield '| --- | ---: | --- | ---: | ---: | ---: |' + ' ---: |' * len(others)
+    for dataset, records in run.images.items():
+        before, after = (_figures(run, dataset, which) for which in ('input', 'metrics'))
+        psnr = run.mean(dataset, pair.psnr).value
+        cells = [dataset, str(len(records)), describe_making(*run.making(dataset)), before]
+        cells += [after, f'{run.mean(dataset, pair.psnr, "gain").value:+.2f} dB']
+        for other in others:
+            same_inputs = dataset in other.images and not incomparable(run, other, dataset)
+            mean = other.mean(dataset, pair.psnr) if same_inputs else None
+            cells.append(f'{psnr - mean.value:+.2f} dB' if mean else '')
+        yield '| ' + ' | '.join(cells) + ' |'
+    understood = understand(run.folder)
+    if not understood['reason']:
+        yield ''
+        yield (
+            f'By its {understood["neighbours"]} nearest neighbours among other photographs, the embedding tells the '
+            f'{len(understood["datasets"])} sets apart: accuracy {understood["accuracy"]:.1%} '
+            f'(chance: {understood["chance"]:.1%}).'
+        )
+
+
+def main() -> None:
+    """Write the card that the command line asks for."""
+    parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report.card', description=__doc__)
+    parser.add_argument('model', type=Path, help='the file that is given away')
+    parser.add_argument('--training', type=Path, required=True, metavar='experiments/NAME')
+    parser.add_argument(
+        '--tests', nargs='+', required=True, metavar='results/NAME', help='of this network, then of others to compare'
+    )
+    parser.add_argument('--about', type=Path, required=True, metavar='FILE.md', help='purpose, limits and licence')
+    parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.md')
+    arguments = parser.parse_args()
+    write_card(arguments.model, arguments.training, read_runs(arguments.tests), arguments.about, arguments.output)
+    print(f'Written: {arguments.output}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,65 @@
+"""A trained network's card and learning curves: by the commands, from what the training and the test left."""
+
+import hashlib
+import re
+import shutil
+
+import pytest
+import yaml
+from conftest import ROOT, run_python
+from small_run import write_options
+
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.report.curves import read_curves
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, paper_datasets):
+    """A working directory with a training named ``run`` and a test of its network; the test's log."""
+    folder = tmp_path_factory.mktemp('card')
+    (folder / 'datasets').symlink_to(paper_datasets / 'datasets')
+    (folder / 'basicsr').mkdir()
+    shutil.copy(ROOT / 'basicsr/test.py', folder / 'basicsr')
+    options = write_options(folder, total_iter=20, use_tb_logger='true')
+    done = run_python('-m', 'airnet_basicsr.train', '-opt', options, cwd=folder, OMP_NUM_THREADS='1')
+    assert done.returncode == 0, done.stdout[-3000:]
+    described = yaml.full_load(options.read_text())
+    test = {key: described[key] for key in ('model_type', 'scale', 'num_gpu', 'manual_seed', 'network_g', 'val')}
+    test |= {'name': 'tested', 'datasets': {'test': described['datasets']['val']}}
+    test['path'] = {'pretrain_network_g': 'experiments/run/models/net_g_latest.pth', 'param_key_g': 'params_ema'}
+    plugin = "plugin: !!python/name:airnet_basicsr.__version__ ''\n"
+    (folder / 'test.yml').write_text(plugin + yaml.safe_dump(test, sort_keys=False))
+    done = run_python('basicsr/test.py', '-opt', 'test.yml', cwd=folder, OMP_NUM_THREADS='1')
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder, done.stdout
+
+
+def test_card(trained):
+    folder, log = trained
+    (folder / 'about.md').write_text('# A network for tests\n\nIts limits are many.\n')
+    model = 'experiments/run/models/net_g_latest.pth'
+    command = ['-m', 'airnet_basicsr.report.card', model, '--training', 'experiments/run', '--tests', 'results/tested']
+    done = run_python(*command, '--about', 'about.md', '-o', 'card.md', cwd=folder)
+    assert done.returncode == 0, done.stdout
+    card = (folder / 'card.md').read_text()
+    assert card.startswith('# A network for tests\n\nIts limits are many.\n')
+    assert hashlib.sha256((folder / model).read_bytes()).hexdigest() in card
+    assert '20 iterations of 2 patches of 24 x 24 pixels' in card
+    assert 'data, noise: GaussianNoise, sigma 25, dataroot_gt datasets/BSD400.lmdb' in card
+    (psnr,) = re.findall(r'# psnr: ([\d.]+)', log)
+    assert f'| {float(psnr):.2f} |' in card.partition('## Measured')[2]
+    # The average is tested and validated alike, so the curve ends in the test's value.
+    assert re.search(rf'\| 20 \| {float(psnr):.2f} \|', card)
+    done = run_python(*command, '--about', 'nowhere.md', '-o', 'card.md', cwd=folder)
+    assert done.returncode == 1 and 'nowhere.md' in done.stdout and 'Traceback' not in done.stdout
+
+
+def test_curves(trained):
+    folder, _ = trained
+    assert [step for step, _ in read_curves(folder / 'tb_logger/run').validation['val', 'psnr']] == [10, 20]
+    done = run_python('-m', 'airnet_basicsr.report.curves', 'tb_logger/run', '-o', 'curves.svg', cwd=folder)
+    assert done.returncode == 0, done.stdout
+    drawn = (folder / 'curves.svg').read_text()
+    assert drawn.startswith('<svg') and 'PSNR' in drawn and '>val<' in drawn
+    with pytest.raises(InputError, match='use_tb_logger: true'):
+        read_curves(folder / 'results')
