@@ -4,6 +4,8 @@ Section and equation numbers are those of "All-In-One Image Restoration for Unkn
 official release departs from the paper, this follows the release, whose checkpoints it loads, and says so.
 """
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -101,6 +103,12 @@ class GuidedDeformConv(nn.Module):
         # Starts as an ordinary convolution: no offset, mask one half everywhere.
         nn.init.zeros_(self.conv_offset_mask.weight)
         nn.init.zeros_(self.conv_offset_mask.bias)
+
+    @torch.no_grad()
+    def start_dilated(self, dilation: int) -> None:
+        """Set the untrained offsets so that the nine taps lie ``dilation`` pixels apart."""
+        taps = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))  # y, x
+        self.conv_offset_mask.bias[:18] = (dilation - 1) * taps.flatten()
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         # The release's order: its three thirds o1, o2, m give offset = (o1, o2), which DCNv2 reads as y, x per tap.
@@ -253,6 +261,8 @@ class AirNet(nn.Module):
         with_dcn: False puts an ordinary 3x3 convolution in place of the deformable one (Table 7, "w.o. DCN").
         identity_init: An untrained network gives back its input, for trainings too short to learn that first. The
             release starts from PyTorch's random weights.
+        dilated_init: Pixels between the taps with which the deformable convolutions start, in turn, before offsets are
+            learnt: a network of few blocks then sees far around each pixel. The release starts with 1.
     """
 
     def __init__(
@@ -264,12 +274,16 @@ class AirNet(nn.Module):
         with_sft: bool = True,
         with_dcn: bool = True,
         identity_init: bool = False,
+        dilated_init: Sequence[int] = (1,),
     ) -> None:
         super().__init__()
         self.encoder = DegradationEncoder(num_in_ch, num_feat)
         self.restorer = DegradationGuidedRestorer(num_in_ch, num_feat, num_group, num_block, with_sft, with_dcn)
         if identity_init:
             self.restorer.start_as_identity()
+        deformable = (module for module in self.restorer.modules() if isinstance(module, GuidedDeformConv))
+        for module, dilation in zip(deformable, itertools.cycle(dilated_init), strict=False):
+            module.start_dilated(dilation)
 
     def forward(self, x: Tensor, encode: bool = False, restore: bool = True) -> Tensor | Encoding | tuple:
         """Restore images, describe their degradation, or both from one pass of the encoder.

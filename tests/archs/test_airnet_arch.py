@@ -64,3 +64,14 @@ def test_the_shortcuts_of_inference_change_nothing():
 def test_identity_init_gives_back_the_input():
     x = torch.rand(1, 3, 24, 20)
     torch.testing.assert_close(AirNet(num_feat=8, num_group=1, num_block=2, identity_init=True).eval()(x), x)
+
+
+def test_dilated_init_starts_as_dilated_convolutions_in_turn():
+    torch.manual_seed(0)
+    net = AirNet(num_feat=8, num_group=1, num_block=2, dilated_init=[1, 3, 4])
+    x, z = torch.randn(1, 8, 20, 23), torch.randn(1, 8, 20, 23)
+    modules = [module for block in net.restorer.groups[0].blocks for module in (block.dgm1, block.dgm2)]
+    for module, dilation in zip(modules, (1, 3, 4, 1), strict=True):
+        weight = module.dcn.weight
+        expected = 0.5 * torch.nn.functional.conv2d(x, weight, padding=dilation, dilation=dilation)
+        torch.testing.assert_close(module.dcn(x, z), expected)
