@@ -59,7 +59,7 @@ def _training(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
         if key in train:
             yield f'{key}: {_words(train[key])}'
     yield f'precision of the restorer: {train.get("amp") or "float32"}; seed {opt["manual_seed"]}'
-    yield f'time: {datetime.timedelta(seconds=round(curves.seconds))} by the clock, validations included'
+    yield f'time: {datetime.timedelta(seconds=round(curves.seconds))} by the clock, validations not included'
     yield f'hardware: {_hardware(opt["num_gpu"])}, {processes} process(es); torch {torch.__version__}'
 
 

@@ -1,19 +1,18 @@
 """``python -m airnet_basicsr.report.curves``: learning curves of trainings, from what they logged for TensorBoard."""
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.report.figures import COLOURS, MARKERS, STYLE, to_svg
 from airnet_basicsr.whole_files import write_whole
-
-# A longer silence between two lines of a log is taken for an interruption, not for training.
-_LONGEST_PAUSE = 600
 
 
 class Curves(NamedTuple):
@@ -22,7 +21,7 @@ class Curves(NamedTuple):
     Attributes:
         name: Of the training.
         validation: By dataset and metric, the pairs (iteration, value).
-        seconds: By the clock, without interruptions.
+        seconds: By the clock: all iterations at the median speed, so without validations and interruptions.
     """
 
     name: str
@@ -34,7 +33,7 @@ def read_curves(folder: Path) -> Curves:
     """Read ``tb_logger/NAME``.
 
     Raises:
-        InputError: It holds no validations.
+        InputError: It holds no validations, or fewer than two logged iterations.
     """
     events = EventAccumulator(str(folder), size_guidance={'scalars': 0}).Reload() if folder.is_dir() else None
     tags = events.Tags()['scalars'] if events else []
@@ -48,9 +47,12 @@ def read_curves(folder: Path) -> Curves:
             validation[tuple(name.rsplit('/', 1))] = sorted(latest.items())
     if not validation:
         raise InputError(f'{folder} has no validations: give tb_logger/NAME of a training with use_tb_logger: true')
-    times = sorted(point.wall_time for points in scalars.values() for point in points)
-    pauses = (after - before for before, after in zip(times, times[1:], strict=False))
-    return Curves(folder.name, validation, sum(pause for pause in pauses if pause < _LONGEST_PAUSE))
+    points = scalars.get('lr', [])
+    if len(points) < 2:
+        raise InputError(f'{folder} has fewer than two logged iterations: lower logger:print_freq')
+    pairs = [(before, after) for before, after in itertools.pairwise(points) if after.step > before.step]
+    speeds = [(after.wall_time - before.wall_time) / (after.step - before.step) for before, after in pairs]
+    return Curves(folder.name, validation, float(np.median(speeds)) * points[-1].step)
 
 
 def draw_curves(trainings: list[Curves], metric: str) -> str:
