@@ -126,15 +126,18 @@ def report(tests: Mapping[str, Path]) -> Path:
                 ]
                 panel.append(_panel_column(pictures, (dataset_opt['name'], *captions)))
         rows.append((dataset_opt['name'], len(dataset), np.mean(scores, axis=0)))
-    print(f'\nPSNR / SSIM{"":<3}{"input":>16}' + ''.join(f'{network:>16}{"gain":>11}' for network in opts))
+    heads = ''.join(f'{network + " PSNR / SSIM":>23}{"gain":>11}' for network in opts)
+    print(f'\n{"degradation":<12}{"images":>7}{"input PSNR / SSIM":>21}{heads}')
     for name, count, (before, *after) in rows:
-        line = f'{name:<10}{count:>2}x{before[0]:>8.2f} / {before[1]:.4f}'
-        for psnr, ssim in after:
-            line += f'{psnr:>7.2f} / {ssim:.4f}{psnr - before[0]:>+8.2f} dB'
-        print(line)
+        line = f'{name:<12}{count:>7}{_figures(before):>21}'
+        print(line + ''.join(f'{_figures(pair):>23}{pair[0] - before[0]:>+8.2f} dB' for pair in after))
     path = Path('results') / first['name'] / 'panel.png'
     cv2.imwrite(str(path), np.hstack(panel))
     return path
+
+
+def _figures(pair: Sequence[float]) -> str:
+    return f'{pair[0]:.2f} / {pair[1]:.4f}'
 
 
 def _restored(test: str, dataset: str, name: str) -> Path:
