@@ -9,6 +9,7 @@ from torch import Tensor
 from airnet_basicsr.archs.airnet_arch import SLOPE
 from airnet_basicsr.descriptor import Descriptor
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.restorer import overlap_of
 from airnet_basicsr.whole_files import write_whole
 
 OPSET = 19  # the first with DeformConv
@@ -120,7 +121,7 @@ def export_onnx(described: Descriptor, path: str | PathLike) -> None:
         opset_imports=[helper.make_opsetid('', OPSET)],
         ir_version=9,  # that of opset 19, for runtimes of its time
     )
-    helper.set_model_props(model, {'num_feat': str(options['num_feat'])})
+    helper.set_model_props(model, {'num_feat': str(options['num_feat']), 'overlap': str(overlap_of(described.model))})
     onnx.checker.check_model(model)
     write_whole(path, model.SerializeToString())
 
@@ -147,7 +148,8 @@ class OnnxNetwork:
             raise InputError(f'{path} cannot run on {device}: this ONNX Runtime has no {provider}; choose device cpu')
         try:
             self.session = onnxruntime.InferenceSession(path, options, [provider])
-            self.num_feat = int(self.session.get_modelmeta().custom_metadata_map['num_feat'])
+            properties = self.session.get_modelmeta().custom_metadata_map
+            self.num_feat, self.overlap = int(properties['num_feat']), int(properties['overlap'])
         except Exception as error:  # ONNX Runtime's errors share no base class
             reason = str(error).partition('\n')[0]
             raise InputError(f'{path} is no ONNX file that `airnet-model export` wrote ({reason})') from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from airnet_basicsr import descriptor
+from airnet_basicsr.archs.airnet_arch import AirNet, GuidedDeformConv
 from airnet_basicsr.checkpoints import preferred_network, read_checkpoint
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.ops.memory import release_freed
@@ -19,7 +20,8 @@ from airnet_basicsr.ops.memory import release_freed
 DEFAULT_MODEL = Path(__file__).with_name('weights') / 'airnet_small.pth'
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-# Pixels that neighbouring tiles share. benchmarks/bench_restore.py measures the seams: docs/restore.md.
+# Pixels that neighbouring tiles share, at least: see overlap_of. benchmarks/bench_restore.py measures the seams:
+# docs/restore.md.
 OVERLAP = 48
 SMALLEST_TILE = 2 * OVERLAP
 # Working memory of the network on one tile, in bytes: less speed is lost to overlaps, but beyond this hardly more.
@@ -89,14 +91,14 @@ class Restorer:
             if dtype != 'float32':
                 raise InputError(f'an ONNX file is computed in float32: leave {dtype} out, or take the checkpoint')
             self.network: Callable[[Tensor], Tensor] = OnnxNetwork(self.source, self.device)
-            self.num_feat = self.network.num_feat
+            self.num_feat, self.overlap = self.network.num_feat, self.network.overlap
             return
         checkpoint = read_checkpoint(self.source)
         described = descriptor.load(preferred_network(checkpoint), f'checkpoint {self.source}')
         if described.input_channels != 3:
             raise InputError(f'checkpoint {self.source} is for {described.input_channels} channels, not for RGB')
         self.network = described.model.to(self.device, memory_format=torch.channels_last)
-        self.num_feat = described.options['num_feat']
+        self.num_feat, self.overlap = described.options['num_feat'], overlap_of(described.model)
         if checkpoint.reference and described.can_embed:
             self.reference = checkpoint.reference
 
@@ -160,8 +162,9 @@ class Restorer:
         """H x W x 1 or 3, restored band by band, so that only bands of tiles are ever held as float."""
         height, width = colours.shape[:2]
         # Where one side is short, the other may be longer than a tile's: fewer seams for the same memory.
-        rows = list(_cuts(height, max(tile, tile * tile // width)))
-        columns = list(_cuts(width, max(tile, tile * tile // height)))
+        overlap = min(self.overlap, tile // 2)
+        rows = list(_cuts(height, max(tile, tile * tile // width), overlap))
+        columns = list(_cuts(width, max(tile, tile * tile // height), overlap))
         white = np.float32(1 if colours.dtype == np.float32 else np.iinfo(colours.dtype).max)
         out = np.empty_like(colours)
         carried = None
@@ -273,18 +276,26 @@ def _resemblance(patches: Tensor, reference: dict[str, dict[str, Tensor]]) -> Re
     return Resemblance(kind, confidence, level, probabilities)
 
 
-def _cuts(length: int, tile: int) -> Iterator[tuple[slice, np.ndarray]]:
+def overlap_of(network: AirNet) -> int:
+    """Pixels that neighbouring tiles share: more where the network looks further, as its resting offsets tell."""
+    deformable = (module for module in network.modules() if isinstance(module, GuidedDeformConv))
+    distance = sum(float(module.conv_offset_mask.bias[:18].abs().max()) for module in deformable)
+    # Five times as many, measured on the network that ships; what is flat and bright is judged from far around it.
+    return OVERLAP + 10 * math.ceil(distance / 2)
+
+
+def _cuts(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Cut ``length`` pixels into equal pieces that overlap: where each lies, and the weights by which they add to 1."""
-    count = 1 if length <= tile else math.ceil((length - OVERLAP) / (tile - OVERLAP))
-    between = [round(OVERLAP / 2 + i * (length - OVERLAP) / count) for i in range(1, count)]
+    count = 1 if length <= tile else math.ceil((length - overlap) / (tile - overlap))
+    between = [round(overlap / 2 + i * (length - overlap) / count) for i in range(1, count)]
 
     def rise(at: np.ndarray, edge: int) -> np.ndarray:
         # Over the middle half of the overlap: what is nearer to a tile's end knows too little of its surroundings.
-        return np.clip((at + 0.5 - edge) / (OVERLAP / 2) + 0.5, 0, 1)
+        return np.clip((at + 0.5 - edge) / (overlap / 2) + 0.5, 0, 1)
 
     for i in range(count):
-        start = between[i - 1] - OVERLAP // 2 if i else 0
-        stop = between[i] + OVERLAP // 2 if i < count - 1 else length
+        start = between[i - 1] - overlap // 2 if i else 0
+        stop = between[i] + overlap // 2 if i < count - 1 else length
         at = np.arange(start, stop)
         weights = (rise(at, between[i - 1]) if i else 1) * (1 - rise(at, between[i]) if i < count - 1 else 1)
         yield slice(start, stop), np.float32(np.broadcast_to(weights, at.shape))

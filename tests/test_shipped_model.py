@@ -80,3 +80,12 @@ def test_a_user_s_photograph_without_naming_a_model(tmp_path):
     assert done.returncode == 0 and 'noise of about sigma 2' in done.stdout, done.stdout
     restored = cv2.imread(str(tmp_path / 'clean.png'))[..., ::-1]
     assert calculate_psnr(restored, photo, 0) > calculate_psnr(eight_bits(noisy(photo, 25)), photo, 0) + 8
+
+
+def test_seams_are_invisible(restorer):
+    """A clean picture: its brightness is judged from far around each pixel, the worst case for tiles."""
+    photo = np.float32(data.rocket()[:420, :640]) / 255
+    calls = []
+    tiled = Restorer(device='cpu', tile=400)(photo, lambda done, total: calls.append(total))
+    difference = np.abs(tiled - restorer(photo)).max(axis=2)
+    assert calls[-1] > 1 and np.quantile(difference, 0.999) < 2 / 255, (calls[-1], difference.max() * 255)

@@ -35,7 +35,7 @@ from airnet_basicsr.archs import AirNet
 from airnet_basicsr.checkpoints import load_strictly, read_checkpoint
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.options import TRAIN_KEYS, check_keys, require
-from airnet_basicsr.restorer import SMALLEST_TILE, Restorer
+from airnet_basicsr.restorer import SMALLEST_TILE, Restorer, overlap_of
 from airnet_basicsr.whole_files import write_whole
 
 LARGEST_EMBEDDED_SIDE = 512
@@ -330,7 +330,7 @@ class _Tiles(Restorer):
 
     def restore(self, net: AirNet, image: Tensor) -> Tensor:
         """1 x 3 x H x W, float32, in [0, 1], of an image of that shape."""
-        self.network = net
+        self.network, self.overlap = net, overlap_of(net)
         restored = self(image[0].permute(1, 2, 0).cpu().numpy())
         return torch.from_numpy(restored).permute(2, 0, 1)[None].to(image.device)
 

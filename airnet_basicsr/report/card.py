@@ -96,7 +96,7 @@ def _measured(runs: list[Run]) -> Iterator[str]:
     pair = run.pairs[0]
     yield f'`{pair.protocol}`, means over the images of each set.'
     yield ''
-    yield '| | images | protocol | input | restored | gain | ' + ''.join(f'against {other.name} | ' for other in others)
+    yield '| | images | protocol | input | restored | gain |' + ''.join(f' against {other.name} |' for other in others)
     yield '| --- | ---: | --- | ---: | ---: | ---: |' + ' ---: |' * len(others)
     for dataset, records in run.images.items():
         before, after = (_figures(run, dataset, which) for which in ('input', 'metrics'))

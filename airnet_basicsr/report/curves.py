@@ -59,7 +59,7 @@ def draw_curves(trainings: list[Curves], metric: str) -> str:
     """An SVG with a panel for each validation set: ``metric`` by iteration, a line for each training."""
     datasets = list(dict.fromkeys(name for training in trainings for name, found in training.validation))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.9 * len(datasets), 2.7), layout='constrained')
+        figure = Figure(figsize=(max(2.9 * len(datasets), 5), 3), layout='constrained')
         for number, dataset in enumerate(datasets):
             axes = figure.add_subplot(1, len(datasets), number + 1)
             for i, training in enumerate(trainings):
@@ -72,7 +72,7 @@ def draw_curves(trainings: list[Curves], metric: str) -> str:
             if number == 0:
                 axes.set_ylabel(metric.upper())
         if len(trainings) > 1:
-            figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=len(trainings))
+            figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=2)
         return to_svg(figure)
 
 
