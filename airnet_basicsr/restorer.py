@@ -279,7 +279,7 @@ def _resemblance(patches: Tensor, reference: dict[str, dict[str, Tensor]]) -> Re
 def overlap_of(network: AirNet) -> int:
     """Pixels that neighbouring tiles share: more where the network looks further, as its resting offsets tell."""
     deformable = (module for module in network.modules() if isinstance(module, GuidedDeformConv))
-    distance = sum(float(module.conv_offset_mask.bias[:18].abs().max()) for module in deformable)
+    distance = sum(float(module.conv_offset_mask.bias[:18].detach().abs().max()) for module in deformable)
     # Five times as many, measured on the network that ships; what is flat and bright is judged from far around it.
     return OVERLAP + 10 * math.ceil(distance / 2)
 

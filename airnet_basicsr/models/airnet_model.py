@@ -56,6 +56,11 @@ class AirNetModel(RestorationModel):
         if opt['is_train']:
             _check_train_options(opt)
         super().__init__(opt)
+        # Channels-last is the faster format on a CPU; on a GPU nobody has measured it. In the backward of strided
+        # convolutions of less than 16 channels, oneDNN (PyTorch 2.11, AVX-512) writes beyond its memory in this format.
+        strided = (m for m in self.net_g.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1))
+        safe = all(conv.in_channels >= 16 for conv in strided)
+        self.memory_format = torch.channels_last if self.device.type == 'cpu' and safe else torch.contiguous_format
 
     # ---- Setting up ----------------------------------------------------------------------------------------------
 
@@ -125,20 +130,17 @@ class AirNetModel(RestorationModel):
         The latter's ``lq``, ``key`` and ``gt`` (B x D x 3 x H x W, D degradations) become BD x 3 x H x W here.
         """
         super().feed_data(data)
-        self.lq = self._laid_out(self.lq)
+        # All feature maps take the input's memory format over.
+        self.lq = self.lq.contiguous(memory_format=self.memory_format)
         if 'key' in data:
             data_order.drawn += len(data['key'])
-            self.lq_key = self._laid_out(data['key'].to(self.device).flatten(0, 1))
+            key = data['key'].to(self.device).flatten(0, 1)
+            self.lq_key = key.contiguous(memory_format=self.memory_format)
             self.kinds = data['degradation'].flatten()
             if self.random_states is not None:
                 # Only now: starting the data loader drew from them.
                 training_state.set_random_state(self.random_states)
                 self.random_states = None
-
-    def _laid_out(self, images: Tensor) -> Tensor:
-        """``images`` in the memory format that is the faster one on a CPU; all feature maps take it over."""
-        # Not on a GPU, where nobody has measured it.
-        return images.contiguous(memory_format=torch.channels_last) if self.device.type == 'cpu' else images
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """As the toolbox does; before that, the place between two iterations where an interrupted run leaves."""
