@@ -2,12 +2,17 @@
 
 import os
 
+from torch import distributed
+
 from basicsr.test import test_pipeline
 
 
 def main(root_path: str | None = None) -> None:
     """Test as the command line's options say; results go to ``root_path``."""
     test_pipeline(root_path or os.getcwd())
+    # As in airnet_basicsr.train.
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == '__main__':

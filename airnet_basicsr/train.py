@@ -6,6 +6,8 @@
 import os
 import sys
 
+from torch import distributed
+
 from airnet_basicsr.dry_run import dry_run
 from basicsr.train import train_pipeline
 
@@ -18,6 +20,9 @@ def main(root_path: str | None = None) -> None:
         dry_run(root_path)
     else:
         train_pipeline(root_path)
+    # The toolbox leaves the processes' group to the interpreter's end, where gloo's threads may abort a finished run.
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == '__main__':
