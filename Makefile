@@ -38,8 +38,8 @@ SHIPPED := airnet_basicsr/weights/airnet_small.pth
 reference: .venv/.installed
 	@PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(BSD400)' '$(KODAK)'
 	@$(BIN)/torchrun --nproc_per_node=2 basicsr/train.py -opt options/reference/train_reference.yml --launcher pytorch --auto_resume
-	@$(BIN)/airnet-model reference experiments/train_reference/models/net_g_latest.pth -opt options/reference/explained.yml -o $(SHIPPED)
-	@$(BIN)/airnet-model slim $(SHIPPED) -o $(SHIPPED)
+	@$(BIN)/airnet-model reference experiments/train_reference/models/net_g_latest.pth -opt options/reference/explained.yml -o experiments/train_reference/explaining.pth
+	@$(BIN)/airnet-model slim experiments/train_reference/explaining.pth -o $(SHIPPED)
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference.yml
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference_cbm3d.yml
 	@$(BIN)/python -m airnet_basicsr.report results/test_reference results/test_reference_cbm3d

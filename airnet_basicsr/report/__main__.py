@@ -7,18 +7,6 @@ from itertools import groupby
 from pathlib import Path
 
 import airnet_basicsr
-from airnet_basicsr.errors import InputError
-from airnet_basicsr.whole_files import write_whole
-
-try:
-    import jinja2  # noqa: F401
-    import matplotlib  # noqa: F401
-    import sklearn  # noqa: F401
-except ImportError as error:
-    raise InputError(
-        f'the report needs the package {error.name}, which is not there: pip install "airnet-basicsr[report]"'
-    ) from error
-
 from airnet_basicsr.report import grids, outputs
 from airnet_basicsr.report.figures import embedding_map, gain_histogram
 from airnet_basicsr.report.pictures import choose_pictures, encode
@@ -26,6 +14,7 @@ from airnet_basicsr.report.published import SOURCE
 from airnet_basicsr.report.runs import Run, read_runs
 from airnet_basicsr.report.tables import comparisons, measurements, paper_tables
 from airnet_basicsr.report.understanding import understand
+from airnet_basicsr.whole_files import write_whole
 
 PAPER, MEASURED, BESIDE, UNDERSTOOD = (
     "The paper's tables",

@@ -56,8 +56,16 @@ def read_curves(folder: Path) -> Curves:
 
 
 def draw_curves(trainings: list[Curves], metric: str) -> str:
-    """An SVG with a panel for each validation set: ``metric`` by iteration, a line for each training."""
-    datasets = list(dict.fromkeys(name for training in trainings for name, found in training.validation))
+    """An SVG with a panel for each validation set: ``metric`` by iteration, a line for each training.
+
+    Raises:
+        InputError: No training was validated by that metric.
+    """
+    keys = dict.fromkeys(key for training in trainings for key in training.validation)
+    datasets = [name for name, found in keys if found == metric]
+    if not datasets:
+        known = ', '.join(sorted({found for _, found in keys}))
+        raise InputError(f'--metric {metric}: no training was validated by it; choose one of {known}')
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(2.9 * len(datasets), 5), 3), layout='constrained')
         for number, dataset in enumerate(datasets):
@@ -65,7 +73,11 @@ def draw_curves(trainings: list[Curves], metric: str) -> str:
             for i, training in enumerate(trainings):
                 points = training.validation.get((dataset, metric), [])
                 axes.plot(
-                    *zip(*points, strict=True), color=COLOURS[i], marker=MARKERS[i], markersize=3.5, label=training.name
+                    *zip(*points, strict=True),
+                    color=COLOURS[i % len(COLOURS)],
+                    marker=MARKERS[i % len(MARKERS)],
+                    markersize=3.5,
+                    label=training.name,
                 )
             axes.set_title(dataset, fontsize=9)
             axes.set_xlabel('iteration')

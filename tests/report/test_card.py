@@ -61,5 +61,7 @@ def test_curves(trained):
     assert done.returncode == 0, done.stdout
     drawn = (folder / 'curves.svg').read_text()
     assert drawn.startswith('<svg') and 'PSNR' in drawn and '>val<' in drawn
+    done = run_python('-m', 'airnet_basicsr.report.curves', 'tb_logger/run', '--metric', 'x', '-o', 'x.svg', cwd=folder)
+    assert done.returncode == 1 and 'choose one of psnr' in done.stdout and 'Traceback' not in done.stdout
     with pytest.raises(InputError, match='use_tb_logger: true'):
         read_curves(folder / 'results')
