@@ -13,7 +13,7 @@ import pytest
 from building import PREPARE, content, in_no_process, prepare, reside
 
 # Sub-images make it slow enough to be interrupted.
-OPTIONS = ('--sub-images', 64, 8, '--workers', 2)
+OPTIONS = ('--sub-images', 64, 16, '--workers', 2)
 
 
 @pytest.fixture(scope='module')
