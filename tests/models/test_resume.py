@@ -251,7 +251,8 @@ def test_a_folder_that_cannot_be_written(folder, full_disk):
 
 
 def test_a_killed_worker_is_said_and_training_goes_on_from_what_was_saved(undisturbed, folder):
-    options(folder, num_worker_per_gpu=2)
+    # Not at every iteration: an error that arrives while a line is being logged is told with logging's own traceback.
+    options(folder, num_worker_per_gpu=2, print_freq=3)
     process = start(folder)
     wait_for(folder, process, r'iter: +9, lr')
     children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
