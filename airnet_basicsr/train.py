@@ -20,7 +20,7 @@ def main(root_path: str | None = None) -> None:
         dry_run(root_path)
     else:
         train_pipeline(root_path)
-    # The toolbox leaves the processes' group to the interpreter's end, where gloo's threads may abort a finished run.
+    # The toolbox leaves the group of processes to the interpreter's end, of which PyTorch warns.
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
