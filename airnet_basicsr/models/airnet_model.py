@@ -12,6 +12,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, distributed, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from airnet_basicsr.checkpoints import load_strictly, read_checkpoint
@@ -20,6 +21,7 @@ from airnet_basicsr.models import training_state
 from airnet_basicsr.models.embedding_picture import draw_embeddings
 from airnet_basicsr.models.interruption import EXIT_STATUS, Interruption
 from airnet_basicsr.models.momentum_contrast import MomentumContrast
+from airnet_basicsr.models.muon import MuonAdam, convolutions
 from airnet_basicsr.models.restoration_model import RestorationModel, gather
 from airnet_basicsr.options import TRAIN_KEYS, check_keys, require
 from airnet_basicsr.toolbox_fixes import data_order
@@ -43,6 +45,9 @@ class AirNetModel(RestorationModel):
         grad_clip: Largest norm of the gradient. Default: none.
         nonfinite_limit: Steps in a row whose gradients may be infinite or not a number; each is skipped. Default: 20.
         sync_bn: BatchNorm statistics over all GPUs. Default: false.
+        optim_g: Its ``type`` may also be ``Muon``: :class:`~airnet_basicsr.models.muon.MuonAdam`.
+        freeze_encoder: Leave a trained encoder as it is, BatchNorm statistics included, and train the restorer alone,
+            without the contrastive loss (``contrast_opt`` then goes unused). Default: false.
     Keys of ``logger``: keep_last (numbered checkpoints to keep; default: all), keep_best (a metric's name: the network
     with the best mean of it over the validation sets is kept as ``net_g_best_METRIC.pth``).
 
@@ -67,6 +72,7 @@ class AirNetModel(RestorationModel):
     def init_training_settings(self) -> None:
         train_opt = self.opt['train']
         self.encoder_warmup_iter = train_opt.get('encoder_warmup_iter', 0)
+        self.encoder_frozen = train_opt.get('freeze_encoder', False)
         self.contrast = MomentumContrast(
             self.get_bare_model(self.net_g).encoder,
             train_opt.get('queue_size', 1280),
@@ -94,6 +100,8 @@ class AirNetModel(RestorationModel):
         super().init_training_settings()
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
+        if self.is_train and self.opt['train'].get('freeze_encoder'):
+            net.encoder.requires_grad_(False)
         if self.is_train and self.opt['dist']:
             if self.opt['train'].get('sync_bn'):
                 if self.device.type != 'cuda':
@@ -102,6 +110,15 @@ class AirNetModel(RestorationModel):
             # The warm-up leaves the restorer out; see _enter_joint_stage.
             self.opt['find_unused_parameters'] = True
         return super().model_to_device(net)
+
+    def get_optimizer(self, optim_type: str, params: list[nn.Parameter], lr: float, **kwargs: Any) -> Optimizer:
+        if optim_type == 'Muon':
+            if not hasattr(torch.optim, 'Muon'):
+                raise InputError(
+                    f'option train:optim_g:type: Muon comes with PyTorch 2.9, and this is {torch.__version__}'
+                )
+            return MuonAdam(params, convolutions(self.get_bare_model(self.net_g)), lr=lr, **kwargs)
+        return super().get_optimizer(optim_type, params, lr, **kwargs)
 
     def _enter_joint_stage(self) -> None:
         """Wrap the network anew: with every parameter in use, DistributedDataParallel need not look for the others."""
@@ -162,10 +179,15 @@ class AirNetModel(RestorationModel):
         self.optimizer_g.zero_grad()
         net = self.get_bare_model(self.net_g)
         # A step that is skipped must not leave its batch in the statistics either.
+        if self.encoder_frozen:
+            net.encoder.eval()  # training and validation set the whole network to training
         statistics = [
             (buffer, buffer.clone()) for part in (net, self.contrast.key_encoder) for buffer in part.buffers()
         ]
-        losses, logits, keys = self._losses(net, warming_up=current_iter <= self.encoder_warmup_iter)
+        if self.encoder_frozen:
+            losses, logits, keys = self._pixel_loss(), None, None
+        else:
+            losses, logits, keys = self._losses(net, warming_up=current_iter <= self.encoder_warmup_iter)
         self.scaler.scale(sum(losses.values())).backward()
         self.scaler.unscale_(self.optimizer_g)
         gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
@@ -175,7 +197,8 @@ class AirNetModel(RestorationModel):
             if self.opt['train'].get('grad_clip'):
                 nn.utils.clip_grads_with_norm_(net.parameters(), self.opt['train']['grad_clip'], norm)
             self.scaler.step(self.optimizer_g)
-            self.contrast.enqueue(keys)  # these keys are no negatives of their own batch
+            if keys is not None:
+                self.contrast.enqueue(keys)  # these keys are no negatives of their own batch
             self.skipped_in_a_row = 0
             if self.ema_decay > 0:
                 self.model_ema(decay=self.ema_decay)
@@ -185,9 +208,10 @@ class AirNetModel(RestorationModel):
             self._count_skipped(current_iter, norm)
         self.scaler.update()
 
-        # Share of queries whose own key is the most alike, among all keys of the queue.
-        accuracy = (logits.detach().argmax(1) == 0).float().mean()
-        self.log_dict = self.reduce_loss_dict(OrderedDict(losses, contrast_acc=accuracy))
+        if logits is not None:
+            # Share of queries whose own key is the most alike, among all keys of the queue.
+            losses['contrast_acc'] = (logits.detach().argmax(1) == 0).float().mean()
+        self.log_dict = self.reduce_loss_dict(losses)
         self.log_dict['grad_norm'] = norm.item()
         if self.skipped:
             self.log_dict['skipped'] = self.skipped
@@ -196,6 +220,12 @@ class AirNetModel(RestorationModel):
             self.log_dict['images_per_s'] = len(self.lq) * self.opt['world_size'] / (now - self.iteration_ended)
         self.iteration_ended = now
         self.completed = current_iter
+
+    def _pixel_loss(self) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            restored = self.net_g(self.lq)
+        self.output = restored.float()
+        return OrderedDict(l_pix=self.cri_pix(self.output, self.gt))
 
     def _losses(self, net: nn.Module, warming_up: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The losses by name, the logits and the keys of the batch; the contrastive part is float32 throughout."""
@@ -354,8 +384,13 @@ class AirNetModel(RestorationModel):
 def _check_train_options(opt: dict[str, Any]) -> None:
     train = opt['train']
     ours = ('contrast_opt', 'encoder_warmup_iter', 'queue_size', 'key_momentum', 'amp', 'grad_clip', 'nonfinite_limit')
-    check_keys(train, TRAIN_KEYS.union(ours, ('sync_bn',)), 'train')
+    check_keys(train, TRAIN_KEYS.union(ours, ('sync_bn', 'freeze_encoder')), 'train')
     require(train, 'contrast_opt', 'train')
+    if train.get('freeze_encoder'):
+        if not opt['path'].get('pretrain_network_g'):
+            raise InputError('option train:freeze_encoder: path:pretrain_network_g must name a trained network')
+        if train.get('encoder_warmup_iter'):
+            raise InputError('option train:encoder_warmup_iter: there is no warm-up for an encoder that is frozen')
     if train.get('amp') not in (None, *AMP_DTYPES):
         raise InputError(f'option train:amp: expected `bf16`, `fp16` or nothing, found {train["amp"]!r}')
     best = opt['logger'].get('keep_best')

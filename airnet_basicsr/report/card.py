@@ -20,12 +20,13 @@ from airnet_basicsr.report.understanding import understand
 from airnet_basicsr.whole_files import write_whole
 
 
-def write_card(model: Path, experiment: Path, runs: list[Run], about: Path, out: Path) -> None:
+def write_card(model: Path, experiments: list[Path], runs: list[Run], about: Path, out: Path) -> None:
     """Write the card, in Markdown.
 
     Args:
         model: The file that is given away.
-        experiment: ``experiments/NAME`` of its training; ``tb_logger/NAME`` must still lie beside ``experiments``.
+        experiments: ``experiments/NAME`` of its training, or of the trainings that went on from one another, in turn;
+            ``tb_logger/NAME`` must still lie beside ``experiments``.
         runs: Its test, and after it tests of other methods on the same images.
         about: What no file knows, as Markdown: purpose, limits, licence. The card begins with it.
         out: Where to write it.
@@ -34,19 +35,29 @@ def write_card(model: Path, experiment: Path, runs: list[Run], about: Path, out:
         InputError: A file is missing or damaged.
     """
     try:
-        (options_file,) = experiment.glob('*.yml')
-        logs = [path.read_text(encoding='utf-8') for path in sorted(experiment.glob('train_*.log'))]
         text = about.read_text(encoding='utf-8').rstrip()
     except (OSError, ValueError) as error:
-        raise InputError(f'{experiment} must hold the option file and logs of one training: {error}') from error
-    curves = read_curves(experiment.parent.parent / 'tb_logger' / experiment.name)
-    lines = [text, '', '## The file', '', *(f'- {line}' for line in info(str(model))), '', '## Training', '']
-    lines += [f'- {fact}' for fact in _training(load_options(options_file), curves, logs[-1] if logs else '')]
-    lines += ['', '### Learning curve', '', *_learning_curve(curves), '', '## Measured', '', *_measured(runs), '']
+        raise InputError(f'{about} cannot be read as text: {error}') from error
+    lines = [text, '', '## The file', '', *(f'- {line}' for line in info(str(model))), '']
+    for part, experiment in enumerate(experiments, start=1):
+        lines += [f'## Training, part {part} of {len(experiments)}' if len(experiments) > 1 else '## Training', '']
+        lines += [*_training(experiment), '']
+    lines += ['## Measured', '', *_measured(runs), '']
     write_whole(out, '\n'.join(lines).encode())
 
 
-def _training(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
+def _training(experiment: Path) -> Iterator[str]:
+    try:
+        (options_file,) = experiment.glob('*.yml')
+        logs = [path.read_text(encoding='utf-8') for path in sorted(experiment.glob('train_*.log'))]
+    except (OSError, ValueError) as error:
+        raise InputError(f'{experiment} must hold the option file and logs of one training: {error}') from error
+    curves = read_curves(experiment.parent.parent / 'tb_logger' / experiment.name)
+    yield from (f'- {fact}' for fact in _facts(load_options(options_file), curves, logs[-1] if logs else ''))
+    yield from ('', '### Learning curve', '', *_learning_curve(curves))
+
+
+def _facts(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
     data, train = opt['datasets']['train'], opt['train']
     processes = int(next(iter(re.findall(r'^\s*world_size: (\d+)', log, re.MULTILINE)), 1))
     patches = len(data['degradations']) * data['batch_size_per_gpu'] * processes
@@ -55,8 +66,12 @@ def _training(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
     yield f'{train["total_iter"]:,} iterations of {patches} patches of {data["gt_size"]} x {data["gt_size"]} pixels'
     if train.get('encoder_warmup_iter'):
         yield f'the first {train["encoder_warmup_iter"]:,} with the contrastive loss alone, for the encoder'
+    if opt['path'].get('pretrain_network_g'):
+        yield f'on from {opt["path"]["pretrain_network_g"]}'
+    if train.get('freeze_encoder'):
+        yield 'the encoder left as it is, so without the contrastive loss'
     for key in ('pixel_opt', 'contrast_opt', 'optim_g', 'scheduler'):
-        if key in train:
+        if key in train and not (key == 'contrast_opt' and train.get('freeze_encoder')):
             yield f'{key}: {_words(train[key])}'
     yield f'precision of the restorer: {train.get("amp") or "float32"}; seed {opt["manual_seed"]}'
     yield f'time: {datetime.timedelta(seconds=round(curves.seconds))} by the clock, validations not included'
@@ -122,7 +137,9 @@ def main() -> None:
     """Write the card that the command line asks for."""
     parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report.card', description=__doc__)
     parser.add_argument('model', type=Path, help='the file that is given away')
-    parser.add_argument('--training', type=Path, required=True, metavar='experiments/NAME')
+    parser.add_argument(
+        '--training', type=Path, nargs='+', required=True, metavar='experiments/NAME', help='its parts, in turn'
+    )
     parser.add_argument(
         '--tests', nargs='+', required=True, metavar='results/NAME', help='of this network, then of others to compare'
     )

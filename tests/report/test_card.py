@@ -50,6 +50,11 @@ def test_card(trained):
     assert f'| {float(psnr):.2f} |' in card.partition('## Measured')[2]
     # The average is tested and validated alike, so the curve ends in the test's value.
     assert re.search(rf'\| 20 \| {float(psnr):.2f} \|', card)
+    command[4:5] = ['experiments/run', 'experiments/run']
+    done = run_python(*command, '--about', 'about.md', '-o', 'card.md', cwd=folder)
+    assert done.returncode == 0, done.stdout
+    parts = (folder / 'card.md').read_text().split('## Training, part ')
+    assert len(parts) == 3 and all('20 iterations of 2 patches' in part for part in parts[1:])
     done = run_python(*command, '--about', 'nowhere.md', '-o', 'card.md', cwd=folder)
     assert done.returncode == 1 and 'nowhere.md' in done.stdout and 'Traceback' not in done.stdout
 
