@@ -30,6 +30,11 @@ def at_failure(act: Callable[[], None]) -> None:
     _last_acts.append(act)
 
 
+def nothing_left_to_save() -> None:
+    """Forget what :func:`at_failure` was given, and the networks and process groups that it keeps alive."""
+    _last_acts.clear()
+
+
 def _explain(error: BaseException) -> str | None:
     if isinstance(error, InputError):
         return message_of(error)

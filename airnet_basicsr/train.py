@@ -9,20 +9,30 @@ import sys
 from torch import distributed
 
 from airnet_basicsr.dry_run import dry_run
+from airnet_basicsr.errors import nothing_left_to_save
 from basicsr.train import train_pipeline
 
 
 def main(root_path: str | None = None) -> None:
     """Train as the command line's options say; experiments go to ``root_path``."""
     root_path = root_path or os.getcwd()
+    interrupted = None
     if '--dry-run' in sys.argv:
         sys.argv.remove('--dry-run')
         dry_run(root_path)
     else:
-        train_pipeline(root_path)
-    # The toolbox leaves the group of processes to the interpreter's end, of which PyTorch warns.
+        try:
+            train_pipeline(root_path)
+        except SystemExit as error:
+            interrupted = error.code
+    nothing_left_to_save()
+    # The toolbox leaves the group of processes to the interpreter's end, of which PyTorch warns. Its threads end when
+    # the network that used them is gone, too: one that lets go of a tensor while the interpreter ends aborts the
+    # process ("terminate called without an active exception").
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    if interrupted is not None:
+        sys.exit(interrupted)
 
 
 if __name__ == '__main__':

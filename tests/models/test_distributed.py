@@ -57,6 +57,19 @@ def test_queue_and_network_stay_the_same_in_both_processes(folder):
     assert all(torch.equal(tensor, second['parameters'][name]) for name, tensor in first['parameters'].items())
 
 
+@pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='threads are listed on Linux only')
+def test_no_thread_of_the_group_is_left_when_the_interpreter_ends(folder):
+    """One that is left may abort the process after all its work is done."""
+    (folder / 'ends.py').write_text(
+        'import pathlib\n'
+        'from airnet_basicsr.train import main\n'
+        'main()\n'
+        "print('threads:', *(path.read_text().strip() for path in pathlib.Path('/proc/self/task').glob('*/comm')))\n"
+    )
+    printed = run(folder, *TORCHRUN, 'ends.py', '-opt', 'run.yml', '--launcher', 'pytorch')
+    assert printed.count('threads:') == 2 and 'gloo' not in printed.partition('threads:')[2], printed[-3000:]
+
+
 def test_training_validating_and_resuming_in_two_processes(folder):
     """The shared validation gives the numbers of a test in one process."""
     write_options(folder, ema_decay=0, total_iter=15, val_freq=15)
