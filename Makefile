@@ -32,19 +32,22 @@ bench: .venv/.installed
 	@$(BIN)/python benchmarks/bench.py
 
 ABLATIONS := full wo_contrast wo_dcn wo_sft
+# The second goes on from the first.
+PARTS := train_reference train_reference_finish
 # What is shipped is written anew.
 SHIPPED := airnet_basicsr/weights/airnet_small.pth
 
 reference: .venv/.installed
 	@PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(BSD400)' '$(KODAK)'
-	@$(BIN)/torchrun --nproc_per_node=2 basicsr/train.py -opt options/reference/train_reference.yml --launcher pytorch --auto_resume
-	@$(BIN)/torchrun --nproc_per_node=2 basicsr/train.py -opt options/reference/train_reference_finish.yml --launcher pytorch --auto_resume
+	@set -e; for part in $(PARTS); do \
+		$(BIN)/torchrun --nproc_per_node=2 basicsr/train.py -opt options/reference/$$part.yml --launcher pytorch --auto_resume; \
+	done
 	@$(BIN)/airnet-model reference experiments/train_reference_finish/models/net_g_latest.pth -opt options/reference/explained.yml -o experiments/train_reference_finish/explaining.pth
 	@$(BIN)/airnet-model slim experiments/train_reference_finish/explaining.pth -o $(SHIPPED)
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference.yml
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference_cbm3d.yml
 	@$(BIN)/python -m airnet_basicsr.report results/test_reference results/test_reference_cbm3d
-	@$(BIN)/python -m airnet_basicsr.report.card $(SHIPPED) --training experiments/train_reference experiments/train_reference_finish \
+	@$(BIN)/python -m airnet_basicsr.report.card $(SHIPPED) --training $(PARTS:%=experiments/%) \
 		--tests results/test_reference results/test_reference_cbm3d --about options/reference/about.md -o airnet_basicsr/weights/README.md
 
 reference-ablations: .venv/.installed

@@ -38,11 +38,11 @@ def eight_bits(image):
 @pytest.mark.parametrize(
     ('degrade', 'gain'),
     [
-        (lambda image: noisy(image, 15), 6.5),
-        (lambda image: noisy(image, 25), 8.5),
-        (lambda image: noisy(image, 50), 10.5),
+        (lambda image: noisy(image, 15), 8),
+        (lambda image: noisy(image, 25), 10),
+        (lambda image: noisy(image, 50), 12),
         (rainy, 4.5),
-        (hazy, 4),
+        (hazy, 1.5),
     ],
     ids=['sigma 15', 'sigma 25', 'sigma 50', 'rain', 'haze'],
 )
