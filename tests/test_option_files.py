@@ -67,7 +67,12 @@ def train(file, folder, monkeypatch):
     if not experiment.exists():
         force = [*smaller(options), 'datasets:train:gt_size=32', 'datasets:train:num_worker_per_gpu=0']
         force += ['train:total_iter=2', 'val:val_freq=2', 'logger:use_tb_logger=false']
-        force += ['train:encoder_warmup_iter=1'] if options['model_type'] == 'AirNetModel' else []
+        frozen = options['train'].get('freeze_encoder')
+        if options['model_type'] == 'AirNetModel' and not frozen:
+            force.append('train:encoder_warmup_iter=1')
+        if frozen:  # goes on from another training
+            before = Path(options['path']['pretrain_network_g']).parts[1]
+            train(next(file for file in TRAINING if FILES[file]['name'] == before), folder, monkeypatch)
         run(run_training, file, folder, monkeypatch, *force)
     return experiment
 
