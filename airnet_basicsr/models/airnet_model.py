@@ -178,16 +178,13 @@ class AirNetModel(RestorationModel):
         self.completed = None
         self.optimizer_g.zero_grad()
         net = self.get_bare_model(self.net_g)
-        # A step that is skipped must not leave its batch in the statistics either.
         if self.encoder_frozen:
             net.encoder.eval()  # training and validation set the whole network to training
+        # A step that is skipped must not leave its batch in the statistics either.
         statistics = [
             (buffer, buffer.clone()) for part in (net, self.contrast.key_encoder) for buffer in part.buffers()
         ]
-        if self.encoder_frozen:
-            losses, logits, keys = self._pixel_loss(), None, None
-        else:
-            losses, logits, keys = self._losses(net, warming_up=current_iter <= self.encoder_warmup_iter)
+        losses, logits, keys = self._losses(net, warming_up=current_iter <= self.encoder_warmup_iter)
         self.scaler.scale(sum(losses.values())).backward()
         self.scaler.unscale_(self.optimizer_g)
         gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
@@ -221,22 +218,21 @@ class AirNetModel(RestorationModel):
         self.iteration_ended = now
         self.completed = current_iter
 
-    def _pixel_loss(self) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            restored = self.net_g(self.lq)
-        self.output = restored.float()
-        return OrderedDict(l_pix=self.cri_pix(self.output, self.gt))
+    def _losses(self, net: nn.Module, warming_up: bool) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+        """The losses by name, and unless the encoder is frozen the logits and the keys of the batch.
 
-    def _losses(self, net: nn.Module, warming_up: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The losses by name, the logits and the keys of the batch; the contrastive part is float32 throughout."""
-        losses = OrderedDict()
+        The contrastive part is float32 throughout.
+        """
+        losses, frozen = OrderedDict(), self.encoder_frozen
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             if warming_up:
                 encoding = self.net_g(self.lq, encode=True, restore=False)
             else:
-                restored, encoding = self.net_g(self.lq, encode=True)
+                restored, encoding = (self.net_g(self.lq), None) if frozen else self.net_g(self.lq, encode=True)
                 self.output = restored.float()
                 losses['l_pix'] = self.cri_pix(self.output, self.gt)
+        if frozen:
+            return losses, None, None
         keys = self.contrast.keys(self.lq_key, net.encoder)
         criterion = self.cri_warmup if warming_up else self.cri_contrast
         self.embeddings.append((encoding.embedding.detach(), self.kinds))

@@ -18,7 +18,7 @@ class MuonAdam(torch.optim.Adam):
     Args:
         params: All parameters.
         matrices: Those of them for Muon, out channels x (all else).
-        kwargs: Adam's arguments (lr, betas and so on).
+        kwargs: Adam's arguments (lr, betas and so on). Of ``weight_decay``, Muon's is decoupled from the gradient.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], matrices: Iterable[nn.Parameter], **kwargs: Any) -> None:
