@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 	@touch $@
 
 demo: .venv/.installed
-	@$(BIN)/python -m airnet_basicsr.demo
+	@$(BIN)/python -m airnet_basicsr.report.demo
 
 test: .venv/.installed lint
 	@$(BIN)/python -m pytest

@@ -30,8 +30,8 @@ setup(
     # Optional: where it cannot be compiled, a slower backend in stock PyTorch serves. Loaded through ctypes.
     ext_modules=[
         Extension(
-            'airnet_basicsr.ops._native',
-            ['airnet_basicsr/ops/native.cpp'],
+            'airnet_basicsr.network.ops._native',
+            ['airnet_basicsr/network/ops/native.cpp'],
             language='c++',
             extra_compile_args=['-std=gnu++17', '-O3', '-pthread'],
             extra_link_args=['-pthread'],
@@ -47,8 +47,8 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            'airnet-restore=airnet_basicsr.restore:main',
-            'airnet-model=airnet_basicsr.model_files:main',
+            'airnet-restore=airnet_basicsr.restore.command:main',
+            'airnet-model=airnet_basicsr.network.model_files:main',
         ]
     },
 )

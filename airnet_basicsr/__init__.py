@@ -1,22 +1,17 @@
-"""AirNet for BasicSR. Importing this package registers its parts in the toolbox's registries."""
+"""AirNet: pictures restored (:class:`Restorer`), and the network trained and tested in BasicSR.
 
-from airnet_basicsr import errors, toolbox_fixes
+Importing this package imports nothing else. ``import airnet_basicsr.plugin`` registers AirNet's parts in BasicSR.
+"""
 
 __version__ = '0.1.0'
 
-toolbox_fixes.before_import()
-
-from airnet_basicsr import archs, data, losses, metrics, models  # noqa: E402
-
-toolbox_fixes.after_import()
-
-__all__ = ['Restorer', 'archs', 'data', 'errors', 'losses', 'metrics', 'models', 'toolbox_fixes']
+__all__ = ['Restorer', '__version__']
 
 
 def __getattr__(name: str) -> type:
-    # At first use: training needs none of it.
+    # At first use: neither the version nor the command line's help needs PyTorch.
     if name == 'Restorer':
-        from airnet_basicsr.restorer import Restorer
+        from airnet_basicsr.restore import Restorer
 
         return Restorer
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,23 +1,20 @@
-"""What a user sees of an error, in whichever program our package runs: one line instead of a stack trace."""
+"""What a user sees of an error, in whichever program of ours: one line instead of a stack trace."""
 
 import errno
 import sys
-from collections.abc import Callable
 from types import TracebackType
 
 
 class InputError(Exception):
     """Something that the user gave (an option, a file, a folder) cannot be used.
 
-    The message says what was wrong, in which file or key, and what to do about it. An ``InputError`` that nobody
-    catches ends the program with that message alone and exit status 1 (see :func:`_show`), also when it was raised in
-    a data loader's worker process.
+    The message says what was wrong, in which file or key, and what to do about it. In our programs an ``InputError``
+    that nobody catches ends the program with that message alone and exit status 1 (see :func:`end_in_one_line`), also
+    when it was raised in a data loader's worker process.
     """
 
 
 _LABEL = f'{InputError.__module__}.{InputError.__qualname__}: '
-_previous_hook = sys.excepthook
-_last_acts: list[Callable[[], None]] = []
 
 
 def message_of(error: InputError) -> str:
@@ -25,14 +22,14 @@ def message_of(error: InputError) -> str:
     return str(error).rpartition(_LABEL)[2].strip()
 
 
-def at_failure(act: Callable[[], None]) -> None:
-    """Call ``act`` before an error that nobody catches ends the program, to save what can be saved."""
-    _last_acts.append(act)
+def end_in_one_line() -> None:
+    """For a program's ``main()``: errors of the user's making that nobody catches end it in one line of explanation."""
+    if sys.excepthook is not _show:
+        _previous_hooks.append(sys.excepthook)
+        sys.excepthook = _show
 
 
-def nothing_left_to_save() -> None:
-    """Forget what :func:`at_failure` was given, and the networks and process groups that it keeps alive."""
-    _last_acts.clear()
+_previous_hooks = [sys.__excepthook__]
 
 
 def _explain(error: BaseException) -> str | None:
@@ -49,14 +46,8 @@ def _explain(error: BaseException) -> str | None:
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    while _last_acts:
-        _last_acts.pop()()
     explanation = _explain(error)
     if explanation is None:
-        _previous_hook(kind, error, trace)
+        _previous_hooks[-1](kind, error, trace)
     else:
         print(f'\nError: {explanation}', file=sys.stderr)
-
-
-# A hook, not a try/except around main(): in the toolbox's own `python basicsr/train.py` main() is not ours.
-sys.excepthook = _show

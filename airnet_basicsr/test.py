@@ -1,19 +1,8 @@
-"""``python -m airnet_basicsr.test -opt X.yml``: the toolbox's testing, with results below the working directory."""
+"""``python -m airnet_basicsr.test -opt X.yml``: see :mod:`airnet_basicsr.plugin.testing`."""
 
-import os
+from airnet_basicsr.plugin.testing import main
 
-from torch import distributed
-
-from basicsr.test import test_pipeline
-
-
-def main(root_path: str | None = None) -> None:
-    """Test as the command line's options say; results go to ``root_path``."""
-    test_pipeline(root_path or os.getcwd())
-    # As in airnet_basicsr.train.
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
+__all__ = ['main']
 
 if __name__ == '__main__':
     main()

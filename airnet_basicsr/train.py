@@ -1,39 +1,8 @@
-"""``python -m airnet_basicsr.train -opt X.yml``: the toolbox's training, with results below the working directory.
+"""``python -m airnet_basicsr.train -opt X.yml``: see :mod:`airnet_basicsr.plugin.training`."""
 
-``--dry-run`` prints what it would cost instead; all other options are the toolbox's.
-"""
+from airnet_basicsr.plugin.training import main
 
-import os
-import sys
-
-from torch import distributed
-
-from airnet_basicsr.dry_run import dry_run
-from airnet_basicsr.errors import nothing_left_to_save
-from basicsr.train import train_pipeline
-
-
-def main(root_path: str | None = None) -> None:
-    """Train as the command line's options say; experiments go to ``root_path``."""
-    root_path = root_path or os.getcwd()
-    interrupted = None
-    if '--dry-run' in sys.argv:
-        sys.argv.remove('--dry-run')
-        dry_run(root_path)
-    else:
-        try:
-            train_pipeline(root_path)
-        except SystemExit as error:
-            interrupted = error.code
-    nothing_left_to_save()
-    # The toolbox leaves the group of processes to the interpreter's end, of which PyTorch warns. Its threads end when
-    # the network that used them is gone, too: one that lets go of a tensor while the interpreter ends aborts the
-    # process ("terminate called without an active exception").
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-    if interrupted is not None:
-        sys.exit(interrupted)
-
+__all__ = ['main']
 
 if __name__ == '__main__':
     main()

@@ -27,10 +27,10 @@ import torch
 from plain import PlainAirNet
 from torch import Tensor, nn
 
-from airnet_basicsr.archs.airnet_arch import AirNet
-from airnet_basicsr.descriptor import Descriptor
-from airnet_basicsr.export import export_onnx
-from airnet_basicsr.ops import available_backends, modulated_deform_conv2d
+from airnet_basicsr.network.airnet import AirNet
+from airnet_basicsr.network.onnx_files import export_onnx
+from airnet_basicsr.network.ops import available_backends, modulated_deform_conv2d
+from airnet_basicsr.network.recognise import Descriptor
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 # The plain build needs minutes for each picture of this size on two cores, so few turns must do.

@@ -15,25 +15,28 @@ from pathlib import Path
 
 import torch
 
-import airnet_basicsr
+import airnet_basicsr.plugin
 
 # ruff: isort: split
 from basicsr.models import build_model
 from torch.nn import functional as F
 
+from airnet_basicsr.plugin.models import AirNetModel
+from airnet_basicsr.plugin.options import load_options
+
 OPTIONS = Path(airnet_basicsr.__file__).parents[1] / 'options/train_airnet_aio.yml'
 
 
-def build(folder: str) -> airnet_basicsr.models.AirNetModel:
+def build(folder: str) -> AirNetModel:
     """The model of the shipped all-in-one option file, past its warm-up."""
-    opt = airnet_basicsr.options.load_options(OPTIONS)
+    opt = load_options(OPTIONS)
     opt.update(num_gpu=0, dist=False, is_train=True, rank=0, world_size=1)
     opt['path'].update(models=folder, training_states=folder, experiments_root=folder)
     opt['train']['encoder_warmup_iter'] = 0
     return build_model(opt)
 
 
-def plain_step(model: airnet_basicsr.models.AirNetModel) -> None:
+def plain_step(model: AirNetModel) -> None:
     """The same arithmetic, as one would write it first."""
     model.optimizer_g.zero_grad()
     restored, encoding = model.net_g(model.lq, encode=True)

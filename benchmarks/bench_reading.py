@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import Compose, RandomCrop, ToPILImage, ToTensor
 
-from airnet_basicsr.data.multi_degradation_dataset import MultiDegradationDataset
+from airnet_basicsr.plugin.data.multi_degradation_dataset import MultiDegradationDataset
 
 PREPARE = [sys.executable, str(Path(__file__).resolve().parents[1] / 'datasets_prep' / 'prepare.py')]
 PATCH = 128

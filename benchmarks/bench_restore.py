@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from airnet_basicsr import Restorer, descriptor
-from airnet_basicsr.checkpoints import preferred_network, read_checkpoint
-from airnet_basicsr.export import OnnxNetwork, export_onnx
-from airnet_basicsr.image_files import SUFFIXES, read_picture
-from airnet_basicsr.restore import main as restore
+from airnet_basicsr import Restorer
+from airnet_basicsr.network import recognise
+from airnet_basicsr.network.checkpoints import preferred_network, read_checkpoint
+from airnet_basicsr.network.onnx_files import OnnxNetwork, export_onnx
+from airnet_basicsr.restore.command import main as restore
+from airnet_basicsr.restore.image_files import SUFFIXES, read_picture
 
 
 def _resized(photo: str, width: int, height: int) -> Image.Image:
@@ -81,7 +82,7 @@ def throughput(model: str, folder: str, rounds: int = 3) -> None:
 
 
 def onnx(model: str, rounds: int = 3) -> None:
-    described = descriptor.load(preferred_network(read_checkpoint(model)), model)
+    described = recognise.load(preferred_network(read_checkpoint(model)), model)
     ours = described.model.to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
         export_onnx(described, f'{folder}/model.onnx')

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from airnet_basicsr.archs.airnet_arch import SLOPE, AirNet
+from airnet_basicsr.network.airnet import SLOPE, AirNet
 
 
 def _act(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-import airnet_basicsr  # noqa: F401  (before the toolbox: BasicSR 1.4.2 cannot be imported without its repairs)
+import airnet_basicsr.plugin  # noqa: F401  (before the toolbox: BasicSR 1.4.2 cannot be imported without its repairs)
 
 # ruff: isort: split
 from basicsr.utils.lmdb_util import LmdbMaker

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from airnet_basicsr.archs import AirNet
+from airnet_basicsr.network.airnet import AirNet
 
 
 def small_network(**options) -> AirNet:

@@ -9,7 +9,7 @@ model_type: AirNetModel
 scale: 1
 num_gpu: 0
 manual_seed: 3
-plugin: !!python/name:airnet_basicsr.__version__ ''
+plugin: !!python/name:airnet_basicsr.plugin.__name__ ''
 datasets:
   train:
     name: small

@@ -31,7 +31,7 @@ def test_trains_and_resumes_in_the_toolbox_s_own_checkout(tree):
         forced += [f'train:total_iter={iterations}', 'train:encoder_warmup_iter=1']
         options = ('-opt', ROOT / 'options/train_airnet_aio.yml', *arguments, '--force_yml', *forced)
         # As the toolbox's documentation has it.
-        return run_python('basicsr/train.py', *options, cwd=tree, PYTHONPATH=f'.{os.pathsep}')
+        return run_python('basicsr/train.py', *options, cwd=tree, PYTHONPATH=f'.{os.pathsep}{ROOT}')
 
     done = train(iterations=2)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -41,5 +41,5 @@ def test_trains_and_resumes_in_the_toolbox_s_own_checkout(tree):
     resumed = train('--auto_resume', iterations=3)
     assert resumed.returncode == 0, resumed.stdout[-3000:]
     assert 'Resuming training from epoch: 0, iter: 2' in resumed.stdout
-    where = run_python('-c', 'import basicsr; print(basicsr.__file__)', cwd=tree, PYTHONPATH=f'.{os.pathsep}')
+    where = run_python('-c', 'import basicsr; print(basicsr.__file__)', cwd=tree, PYTHONPATH=f'.{os.pathsep}{ROOT}')
     assert str(tree) in where.stdout

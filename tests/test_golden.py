@@ -9,8 +9,8 @@ import torch
 from basicsr.models import build_model
 from golden import FIXTURES, official_checkpoint
 
-from airnet_basicsr.checkpoints import from_official
-from airnet_basicsr.options import load_options
+from airnet_basicsr.network.checkpoints import from_official
+from airnet_basicsr.plugin.options import load_options
 
 OPTIONS = Path(__file__).parents[1] / 'options'
 

@@ -7,6 +7,8 @@ from itertools import groupby
 from pathlib import Path
 
 import airnet_basicsr
+from airnet_basicsr.errors import end_in_one_line
+from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.report import grids, outputs
 from airnet_basicsr.report.figures import embedding_map, gain_histogram
 from airnet_basicsr.report.pictures import choose_pictures, encode
@@ -14,7 +16,6 @@ from airnet_basicsr.report.published import SOURCE
 from airnet_basicsr.report.runs import Run, read_runs
 from airnet_basicsr.report.tables import comparisons, measurements, paper_tables
 from airnet_basicsr.report.understanding import understand
-from airnet_basicsr.whole_files import write_whole
 
 PAPER, MEASURED, BESIDE, UNDERSTOOD = (
     "The paper's tables",
@@ -90,6 +91,7 @@ def _summary(run: Run) -> dict[str, str]:
 
 def main() -> None:
     """Read the runs that the command line names and write their report."""
+    end_in_one_line()
     parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report', description=__doc__)
     parser.add_argument('runs', nargs='+', metavar='results/NAME', help='folder of a test; the first is compared with')
     parser.add_argument('--out', type=Path, help='where to write (default: the folder `report` in the first of them)')

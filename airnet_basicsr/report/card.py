@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from airnet_basicsr.errors import InputError
-from airnet_basicsr.model_files import info
-from airnet_basicsr.options import load_options
+from airnet_basicsr.errors import InputError, end_in_one_line
+from airnet_basicsr.network.files import write_whole
+from airnet_basicsr.network.model_files import info
+from airnet_basicsr.plugin.options import load_options
 from airnet_basicsr.report.curves import Curves, read_curves
 from airnet_basicsr.report.runs import Run, describe_making, read_runs
 from airnet_basicsr.report.tables import incomparable
 from airnet_basicsr.report.understanding import understand
-from airnet_basicsr.whole_files import write_whole
 
 
 def write_card(model: Path, experiments: list[Path], runs: list[Run], about: Path, out: Path) -> None:
@@ -135,6 +135,7 @@ def _measured(runs: list[Run]) -> Iterator[str]:
 
 def main() -> None:
     """Write the card that the command line asks for."""
+    end_in_one_line()
     parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report.card', description=__doc__)
     parser.add_argument('model', type=Path, help='the file that is given away')
     parser.add_argument(

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from airnet_basicsr.errors import InputError
+from airnet_basicsr.errors import InputError, end_in_one_line
+from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.report.figures import COLOURS, MARKERS, STYLE, to_svg
-from airnet_basicsr.whole_files import write_whole
 
 
 class Curves(NamedTuple):
@@ -90,6 +90,7 @@ def draw_curves(trainings: list[Curves], metric: str) -> str:
 
 def main() -> None:
     """Draw the trainings that the command line names."""
+    end_in_one_line()
     parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report.curves', description=__doc__)
     parser.add_argument('trainings', nargs='+', metavar='tb_logger/NAME', type=Path)
     parser.add_argument('--metric', default='psnr')

@@ -11,6 +11,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+import airnet_basicsr.plugin  # noqa: F401  (before BasicSR: 1.4.2 cannot be imported without its repairs)
+
+# ruff: isort: split
 from basicsr.data import build_dataset
 from basicsr.metrics import calculate_metric
 from basicsr.utils import tensor2img

@@ -1,4 +1,4 @@
-"""The files that tests (:class:`~airnet_basicsr.models.restoration_model.RestorationModel`) leave, read and checked."""
+"""The files that tests (:mod:`airnet_basicsr.plugin.models.restoration_model`) leave, read and checked."""
 
 import json
 import math

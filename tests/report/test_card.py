@@ -27,7 +27,7 @@ def trained(tmp_path_factory, paper_datasets):
     test = {key: described[key] for key in ('model_type', 'scale', 'num_gpu', 'manual_seed', 'network_g', 'val')}
     test |= {'name': 'tested', 'datasets': {'test': described['datasets']['val']}}
     test['path'] = {'pretrain_network_g': 'experiments/run/models/net_g_latest.pth', 'param_key_g': 'params_ema'}
-    plugin = "plugin: !!python/name:airnet_basicsr.__version__ ''\n"
+    plugin = "plugin: !!python/name:airnet_basicsr.plugin.__name__ ''\n"
     (folder / 'test.yml').write_text(plugin + yaml.safe_dump(test, sort_keys=False))
     done = run_python('basicsr/test.py', '-opt', 'test.yml', cwd=folder, OMP_NUM_THREADS='1')
     assert done.returncode == 0, done.stdout[-3000:]

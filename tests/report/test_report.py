@@ -70,7 +70,7 @@ def tested(tmp_path_factory, photos):
         ('small', DATASETS, ()),
         ('none_at_all', DATASETS[:2], ('--force_yml', 'model_type=NoRestoration')),
     ):
-        plugin = "plugin: !!python/name:airnet_basicsr.__version__ ''\n"
+        plugin = "plugin: !!python/name:airnet_basicsr.plugin.__name__ ''\n"
         (root / f'{name}.yml').write_text(plugin + yaml.safe_dump(_options(datasets, name), sort_keys=False))
         done = run_python(root / 'basicsr/test.py', '-opt', f'{name}.yml', *force, cwd=root)
         assert done.returncode == 0, done.stdout[-3000:]

@@ -1,3 +1,0 @@
-from airnet_basicsr.archs.airnet_arch import AirNet, Encoding
-
-__all__ = ['AirNet', 'Encoding']

@@ -1,5 +1,0 @@
-from airnet_basicsr.data.degradation_test_dataset import DegradationTestDataset
-from airnet_basicsr.data.degradations import DEGRADATION_REGISTRY
-from airnet_basicsr.data.multi_degradation_dataset import MultiDegradationDataset
-
-__all__ = ['DEGRADATION_REGISTRY', 'DegradationTestDataset', 'MultiDegradationDataset']

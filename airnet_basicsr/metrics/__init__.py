@@ -1,4 +1,0 @@
-from airnet_basicsr.metrics.perceptual import calculate_pyiqa
-from airnet_basicsr.metrics.release import calculate_psnr_release, calculate_ssim_release
-
-__all__ = ['calculate_psnr_release', 'calculate_pyiqa', 'calculate_ssim_release']

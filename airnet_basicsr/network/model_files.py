@@ -1,0 +1,164 @@
+"""``airnet-model``: look into, convert, shrink and export model files."""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from airnet_basicsr.errors import InputError, end_in_one_line
+from airnet_basicsr.network import recognise
+from airnet_basicsr.network.checkpoints import (
+    Checkpoint,
+    StateDict,
+    preferred_network,
+    read_checkpoint,
+    save_whole,
+    to_official,
+    write_checkpoint,
+)
+from airnet_basicsr.network.momentum_contrast import MomentumContrast
+from airnet_basicsr.network.onnx_files import export_onnx
+
+# The release keeps this many keys for each degradation of its training.
+KEYS_PER_DEGRADATION = 256
+RELEASES = {5: 'All', 3: 'Denoise', 1: 'Derain or Dehaze'}
+
+
+def info(path: str) -> list[str]:
+    """What the file at ``path`` is, as lines for people. Raises InputError where it is no AirNet."""
+    checkpoint = read_checkpoint(path)
+    described = recognise.load(preferred_network(checkpoint), f'checkpoint {path}')
+    content = Path(path).read_bytes()
+    if checkpoint.official:
+        kind = 'checkpoint of the official release'
+    elif described.can_embed:
+        kind = f'checkpoint of this project ({", ".join(checkpoint.networks)})'
+    else:
+        kind = 'checkpoint of this project, for inference only'
+    state = preferred_network(checkpoint)
+    dtypes = sorted({str(t.dtype).removeprefix('torch.') for t in state.values() if t.is_floating_point()})
+    values = sum(t.numel() for name, t in state.items() if t.is_floating_point() and 'running_' not in name)
+    lines = [
+        f'file: {path}, {len(content):,} bytes',
+        f'sha256: {hashlib.sha256(content).hexdigest()}',
+        f'kind: {kind}',
+        f'network: AirNet, {values:,} parameters, {", ".join(dtypes)}',
+        f'options: {", ".join(f"{key}={value}" for key, value in described.options.items())}',
+    ]
+    steps = state.get('encoder.blocks.0.body.1.num_batches_tracked')
+    if steps is not None and steps > 0:
+        lines.append(f'training: {int(steps):,} batches seen by the encoder')
+    if checkpoint.contrast:
+        keys = checkpoint.contrast['queue'].shape[1]
+        degradations = keys // KEYS_PER_DEGRADATION
+        release = RELEASES.get(degradations, 'none of its checkpoints')
+        lines.append(
+            f"contrast: key encoder and {keys} keys; in the release's training {degradations} degradation(s): {release}"
+        )
+    lines.append(f'explains: {", ".join(checkpoint.reference) if checkpoint.reference else "no reference embeddings"}')
+    return lines
+
+
+def convert(source: str, target: str, to: str) -> None:
+    """Write ``source`` as a file of ours (``to='ours'``) or of the official release (``to='official'``).
+
+    Our files keep key encoder and queue, so that the way back gives the same tensors bit by bit. A file of ours that
+    never had them gets a copy of the encoder and a queue of random keys, as at the start of a training.
+
+    Raises:
+        InputError: A file cannot be read or written, or is for inference only.
+    """
+    checkpoint = read_checkpoint(source)
+    described = recognise.load(preferred_network(checkpoint), f'checkpoint {source}')
+    if to == 'ours':
+        write_checkpoint(target, checkpoint)
+        return
+    if not described.can_embed:
+        raise InputError(f'checkpoint {source} is for inference only and lacks tensors of the official network')
+    contrast = checkpoint.contrast
+    if contrast is None:
+        size = KEYS_PER_DEGRADATION * max(RELEASES)
+        contrast = MomentumContrast(described.model.encoder, queue_size=size, momentum=0.999).state_dict()
+    save_whole(target, to_official(preferred_network(checkpoint), contrast))
+
+
+def slim(source: str, target: str) -> None:
+    """Write a file for inference only: the averaged network where there is one, in float16.
+
+    Of the encoder only what restoring needs stays, or all of it where reference embeddings ask for it.
+    Raises InputError where a file cannot be read or written.
+    """
+    checkpoint = read_checkpoint(source)
+    state = preferred_network(checkpoint)
+    recognise.load(state, f'checkpoint {source}')
+    kept: StateDict = {
+        name: _half(tensor, f'{name} of checkpoint {source}')
+        for name, tensor in state.items()
+        if checkpoint.reference or not name.startswith(recognise.EMBEDDING_PARTS)
+    }
+    write_checkpoint(target, Checkpoint({'params': kept}, None, checkpoint.reference))
+
+
+def _half(tensor: Tensor, name: str) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not half.isfinite().all():
+        raise InputError(f'{name} has values beyond float16: the file cannot be made small')
+    return half
+
+
+def export(source: str, target: str) -> None:
+    """Write the ONNX file of a checkpoint; see :func:`airnet_basicsr.network.onnx_files.export_onnx`."""
+    export_onnx(recognise.load(preferred_network(read_checkpoint(source)), f'checkpoint {source}'), target)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='airnet-model', description='Look into, convert, shrink and export models.')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument('model', metavar='MODEL')
+        if name != 'info':
+            sub.add_argument('-o', '--output', required=True, metavar='FILE')
+        return sub
+
+    command('info', 'print what a file is: network, size, training facts, hash')
+    sub = command('convert', "between this project's checkpoints and the official release's")
+    sub.add_argument('--to', choices=('ours', 'official'), required=True)
+    command('slim', 'a small file for inference only')
+    command('export', 'to ONNX, of any height and width; airnet-restore -m FILE.onnx runs it')
+    sub = command('reference', 'add what airnet-restore --explain compares pictures with')
+    sub.add_argument('-opt', required=True, metavar='TRAINING.yml', help="a training's options: its degradations")
+    sub.add_argument('--count', type=int, default=64, metavar='N', help='patches of each degradation; default: 64')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status."""
+    end_in_one_line()
+    args = _parser().parse_args(argv)
+    if args.command == 'info':
+        print('\n'.join(info(args.model)))
+        return 0
+    if args.command == 'convert':
+        convert(args.model, args.output, args.to)
+    elif args.command == 'slim':
+        slim(args.model, args.output)
+    elif args.command == 'export':
+        export(args.model, args.output)
+    else:
+        # The one command that reads datasets.
+        from airnet_basicsr.plugin.reference import add_reference
+
+        add_reference(args.model, args.output, args.opt, args.count)
+    print(f'{args.output}: {Path(args.output).stat().st_size:,} bytes')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

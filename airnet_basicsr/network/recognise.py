@@ -1,0 +1,82 @@
+"""AirNet from a state dict alone, for programs that load models by inspecting them."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.airnet import AirNet
+from airnet_basicsr.network.checkpoints import from_official, load_strictly
+
+# What only the embedding needs; files for inference leave it out.
+EMBEDDING_PARTS = ('encoder.blocks.1.', 'encoder.blocks.2.', 'encoder.mlp.')
+_HEAD, _TAIL = 'restorer.head.weight', 'restorer.tail.weight'
+
+
+class Descriptor(NamedTuple):
+    """A network with what a program must know to use it. Names follow spandrel's descriptors."""
+
+    model: AirNet
+    """In eval mode. Gives B x C x H x W for B x C x H x W, values in [0, 1], not clipped."""
+    options: dict[str, Any]
+    """AirNet's arguments, found from the tensors' shapes."""
+    can_embed: bool
+    """False for a file without the parts that only the embedding needs: ``model`` then only restores."""
+    architecture: str = 'AirNet'
+    purpose: str = 'Restoration'
+    scale: int = 1
+    minimum_size: int = 1
+    multiple_of: int = 1
+    supports_half: bool = True
+    supports_bfloat16: bool = True
+
+    @property
+    def input_channels(self) -> int:
+        return self.options['num_in_ch']
+
+    output_channels = input_channels
+
+
+def detect(state: Mapping[str, Tensor]) -> bool:
+    """Whether ``state`` is AirNet's, in our names or the official release's (with or without ``module.``)."""
+    names = {name.removeprefix('module.') for name in state}
+    ours = {_HEAD, _TAIL, 'encoder.blocks.0.body.0.weight'}
+    return ours <= names or {'R.head.0.weight', 'R.tail.0.weight', 'E.E.encoder_q.E_pre.backbone.0.weight'} <= names
+
+
+def network_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of :class:`~airnet_basicsr.network.airnet.AirNet` that fit ``state``, in our names."""
+    head = state[_HEAD]
+    places = [m for m in (re.match(r'restorer\.groups\.(\d+)\.blocks\.(\d+)\.', name) for name in state) if m]
+    return {
+        'num_in_ch': head.shape[1],
+        'num_feat': head.shape[0],
+        'num_group': 1 + max((int(place[1]) for place in places), default=-1),
+        'num_block': 1 + max((int(place[2]) for place in places), default=-1),
+        'with_sft': any('.sft.' in name for name in state),
+        'with_dcn': any('.dcn.conv_offset_mask.' in name for name in state),
+    }
+
+
+def load(state: Mapping[str, Tensor], source: str = 'state dict') -> Descriptor:
+    """Build the network that ``state`` is from. ``source`` names it in messages.
+
+    Raises:
+        InputError: It is not AirNet's, or tensors are missing or of another shape.
+    """
+    if not detect(state):
+        shown = ', '.join(list(state)[:3])
+        raise InputError(f'{source} is no AirNet: it has {len(state)} tensors ({shown}, ...), not those of AirNet')
+    state = {name.removeprefix('module.'): tensor for name, tensor in state.items()}
+    if 'R.head.0.weight' in state:
+        state = from_official(state)[0]
+    options = network_options(state)
+    model = AirNet(**options)
+    can_embed = any(name.startswith(EMBEDDING_PARTS) for name in state)
+    if not can_embed:
+        unused = {name: t for name, t in model.state_dict().items() if name.startswith(EMBEDDING_PARTS)}
+        state = {**unused, **state}
+    load_strictly(model, state, source)
+    return Descriptor(model.eval().requires_grad_(False), options, can_embed)

@@ -1,5 +1,0 @@
-"""Modulated deformable convolution (DCNv2), the operator in which AirNet spends its time, with several backends."""
-
-from airnet_basicsr.ops.deform_conv import available_backends, modulated_deform_conv2d
-
-__all__ = ['available_backends', 'modulated_deform_conv2d']

@@ -1,0 +1,71 @@
+"""Whole images for validation and testing, with noise that is the same in every run."""
+
+import zlib
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from basicsr.utils.registry import DATASET_REGISTRY
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from airnet_basicsr.plugin.data.degradations import build_degradation
+from airnet_basicsr.plugin.data.multi_degradation_dataset import to_tensor
+from airnet_basicsr.plugin.options import DATASET_KEYS, check_keys, require
+
+
+@DATASET_REGISTRY.register()
+class DegradationTestDataset(Dataset):
+    """One degradation on every image of a set.
+
+    Items are ``lq`` and ``gt`` (3 x H x W, float32, RGB, values in [0, 1] but for unclipped noise), ``lq_path`` and
+    ``gt_path``.
+
+    What is drawn (noise) depends only on the image's name without folder and suffix, on the sigmas and on ``seed``:
+    never on order, workers, folder or LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
+
+    Options (beside the toolbox's): ``degradation``, a mapping as in :mod:`airnet_basicsr.plugin.data.degradations`;
+    ``seed`` (default 0); ``crop_multiple``: both sides are cut, around the centre, to multiples of it (16 in the
+    official release's tests; default 1).
+
+    Attributes:
+        record: What a test says about each image's making: ``degradation`` (its type and parameters), ``protocol``,
+            ``seed`` and ``crop_multiple``.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        where = f'datasets:{opt["phase"]} ({opt["name"]})'
+        check_keys(opt, DATASET_KEYS | {'degradation', 'seed', 'crop_multiple'}, where)
+        self.opt = opt
+        self.degradation = build_degradation(require(opt, 'degradation', where), f'{where}:degradation')
+        self.seed = opt.get('seed', 0)
+        self.multiple = opt.get('crop_multiple', 1)
+        parameters = getattr(self.degradation, 'parameters', {})
+        self.record = {
+            'degradation': {'type': opt['degradation']['type'], **parameters},
+            'protocol': getattr(self.degradation, 'protocol', None),
+            'seed': self.seed,
+            'crop_multiple': self.multiple,
+        }
+        sigmas = parameters.get('sigmas', [parameters.get('sigma', 0)])
+        self.drawn_for = f'{"/".join(f"{sigma:g}" for sigma in sigmas)}|{self.seed}'
+
+    def __len__(self) -> int:
+        return len(self.degradation)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        clean, source = self.degradation.load(index)
+        path = self.degradation.path(index)
+        rng = np.random.RandomState(zlib.crc32(f'{PurePath(path).stem}|{self.drawn_for}'.encode()))
+        window = tuple(self._centre(side) for side in clean.shape[:2])
+        return {
+            'lq': to_tensor(self.degradation.degrade(source[window], rng)),
+            'gt': to_tensor(np.float32(clean[window]) / np.float32(255)),
+            'lq_path': path,
+            'gt_path': path,
+        }
+
+    def _centre(self, side: int) -> slice:
+        kept = side - side % self.multiple
+        start = (side - kept) // 2
+        return slice(start, start + kept)

@@ -1,0 +1,54 @@
+"""SIGTERM and SIGINT during training: finish the iteration, save, leave."""
+
+import os
+import signal
+from types import FrameType
+
+import torch
+from torch import distributed
+
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: run it again and it goes on
+
+
+class Interruption:
+    """Remembers the first SIGTERM or SIGINT; the second one ends the process at once.
+
+    There is one, :data:`interruption`. Programs let it handle the signals; models ask it. Worker processes forked later
+    ignore both: they live as long as the process that they work for.
+
+    Attributes:
+        name: The signal that came, or None.
+        can_save: Whether there is a model that saves when asked to leave. Before there is, a signal ends the process.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.can_save = False
+
+    def handle_signals(self) -> None:
+        """For a program's ``main()``, in its main thread."""
+        self._process = os.getpid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        if not self.can_save:
+            os.kill(self._process, number)
+            return
+        self.name = signal.Signals(number).name
+        print(f'\n{self.name}: saving after this iteration. Once more ends at once, without saving.', flush=True)
+
+    def agreed(self, device: torch.device) -> bool:
+        """Whether any of the processes that train together was interrupted; all of them must ask at once."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return self.name is not None
+        noted = torch.tensor(float(self.name is not None), device=device)
+        distributed.all_reduce(noted)
+        return bool(noted)
+
+
+interruption = Interruption()

@@ -1,0 +1,38 @@
+"""What only the programs for training and testing do: save before an error ends them, and explain it in one line."""
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+from airnet_basicsr.errors import end_in_one_line
+
+_last_acts: list[Callable[[], None]] = []
+_explain = None
+
+
+def handle_errors() -> None:
+    """For a program's ``main()``: what was given to :func:`at_failure` is done before an uncaught error is shown."""
+    global _explain
+    if _explain is None:
+        end_in_one_line()
+        _explain, sys.excepthook = sys.excepthook, _save_and_explain
+
+
+def at_failure(act: Callable[[], None]) -> None:
+    """Call ``act`` before an error that nobody catches ends the program, to save what can be saved.
+
+    Outside of a program of ours, in a notebook say, this does nothing.
+    """
+    if _explain is not None:
+        _last_acts.append(act)
+
+
+def nothing_left_to_save() -> None:
+    """Forget what :func:`at_failure` was given, and the networks and process groups that it keeps alive."""
+    _last_acts.clear()
+
+
+def _save_and_explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    while _last_acts:
+        _last_acts.pop()()
+    _explain(kind, error, trace)

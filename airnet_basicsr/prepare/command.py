@@ -1,0 +1,266 @@
+"""Makes and checks the datasets that the option files name: see docs/datasets.md."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from airnet_basicsr.prepare.images import Cut, InputError
+from airnet_basicsr.prepare.layouts import DATASETS, Found, make_jobs, own_clean, own_pairs, recognise
+from airnet_basicsr.prepare.writing import Plan, Written, write
+
+
+def main() -> int:
+    """Run the command line; the exit status is 0 if everything is as it should be."""
+    # What is found must be said before the work starts, in a pipe or a log file too.
+    sys.stdout.reconfigure(line_buffering=True)
+    arguments = _parser().parse_args()
+    if arguments.list:
+        print(_listing())
+        return 0
+    return arguments.run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Prepares AirNet's datasets as LMDBs. docs/datasets.md tells more.")
+    parser.add_argument('--list', action='store_true', help='show the datasets, their layouts and their LMDBs')
+    commands = parser.add_subparsers(title='datasets and commands', metavar='WHAT')
+    for name, dataset in DATASETS.items():
+        command = commands.add_parser(name, help=f'writes {" and ".join(_lmdbs(dataset.lmdb, dataset.published))}')
+        command.add_argument('--source', type=_folder, nargs='+', required=True, metavar='FOLDER',
+                             help='download folder; its layout is recognised (several only for sets of clean images)')
+        _add_writing(command)
+        command.set_defaults(run=_prepare, dataset=name)
+    command = commands.add_parser('clean', help='any clean images of your own')
+    command.add_argument('--name', required=True, type=_name, help='name of the LMDB')
+    command.add_argument('--source', type=_folder, nargs='+', required=True, metavar='FOLDER', help='with subfolders')
+    _add_writing(command)
+    command.set_defaults(run=_prepare, dataset='clean')
+    command = commands.add_parser('pairs', help='any pairs of your own')
+    command.add_argument('--name', required=True, type=_name, help='name of the LMDBs, which end in _gt and _lq')
+    command.add_argument('--gt', type=_folder, required=True, metavar='FOLDER', help='clean images')
+    command.add_argument('--lq', type=_folder, required=True, metavar='FOLDER',
+                         help='degraded images: of the same names, or NAME_anything for the clean image NAME')
+    _add_writing(command)
+    command.set_defaults(run=_prepare, dataset='pairs')
+    _add_verify(commands)
+    _add_synthesize(commands)
+    _add_noisy(commands)
+    parser.set_defaults(run=lambda _: parser.error('name a dataset or a command, or give --list'))
+    return parser
+
+
+def _add_writing(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--out', type=_path, default=Path('datasets'), metavar='FOLDER',
+                         help='where the LMDBs go (default: datasets)')
+    command.add_argument('--on-error', choices=('stop', 'skip'), default='stop',
+                         help='at an unusable image: stop (default), or leave it out and exit with status 1 at the end')
+    command.add_argument('--overwrite', action='store_true', help='replace LMDBs that this program wrote before')
+    command.add_argument('--sub-images', type=int, nargs=2, metavar=('SIZE', 'STEP'),
+                         help='cut into squares of SIZE pixels every STEP pixels: faster to read, larger on disk')
+    _add_workers(command)
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--workers', type=_positive, default=os.cpu_count(), help='processes (default: one per core)')
+
+
+def _add_verify(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser('verify', help='check finished LMDBs; exit status 1 if anything is wrong')
+    command.add_argument('folder', type=_path, help='a folder of LMDBs, or one LMDB')
+    command.add_argument('--sample', type=_positive, metavar='N', help='also draw N images of each set; needs --save')
+    command.add_argument('--save', type=_path, metavar='FOLDER', help='where the contact sheets go')
+    _add_workers(command)
+    command.set_defaults(run=_verify)
+
+
+def _add_synthesize(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        'synthesize',
+        help='make rainy or hazy images from clean ones',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""\
+Makes degraded images from clean ones. Several degradations go into each image: haze first, then rain, then noise.
+Rain alone is named as Rain100L (prepare it with rain100l-train), anything with haze as RESIDE (prepare it with ots).
+The same images and options give the same files, whatever the number of processes.
+
+Without --depth, the depth of the haze is guessed: what is high up in the picture and what is bright and colourless
+counts as far. This gives haze that varies plausibly over landscapes; it is no measurement, and wrong for interiors,
+close-ups and white things nearby.""",
+    )
+    command.add_argument('what', nargs='+', choices=('rain', 'haze', 'noise'), help='one or more')
+    command.add_argument('--source', type=_folder, required=True, metavar='FOLDER', help='clean images')
+    command.add_argument('--out', type=_path, required=True, metavar='FOLDER', help='a new or empty folder')
+    command.add_argument('--seed', type=int, default=0, help='(default: 0)')
+    rain = command.add_argument_group('rain; each image draws its value from the range')
+    rain.add_argument('--angle', type=float, nargs=2, default=(-30, 30), metavar=('FROM', 'TO'),
+                      help='degrees from the vertical, above 0 leaning to the right (default: -30 30)')
+    rain.add_argument('--density', type=float, nargs=2, default=(0.0015, 0.0035), metavar=('FROM', 'TO'),
+                      help='streaks per pixel (default: 0.0015 0.0035)')
+    rain.add_argument('--length', type=int, nargs=2, default=(20, 40), metavar=('FROM', 'TO'),
+                      help='pixels of the longest streaks (default: 20 40)')
+    haze = command.add_argument_group("haze; airlight and scattering are drawn from RESIDE's 5 x 7 values")
+    haze.add_argument('--per-image', type=int, choices=range(1, 36), default=1, metavar='N',
+                      help='hazy images of each clean one, 1 to 35 (default: 1)')
+    haze.add_argument('--depth', type=_folder, metavar='FOLDER',
+                      help='depth maps named as the images: .npy (about 2 near, 20 far), or grey images (white: 20)')
+    command.add_argument('--sigma', type=float, nargs=2, default=(15, 50), metavar=('FROM', 'TO'),
+                         help='noise: standard deviation, drawn from the range (default: 15 50)')
+    _add_workers(command)
+    command.set_defaults(run=_synthesize)
+
+
+def _add_noisy(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        'noisy', help='write noisy test sets as files, for other software',
+        description='Writes gt/ and sigmaN/ (or spatial/) as PNG. The noise is that of the validation datasets with '
+                    "noise protocol 'uint8': clipped and truncated to 8 bits, as in the official release.",
+    )
+    command.add_argument('--source', type=_folder, required=True, metavar='FOLDER',
+                         help='clean images such as CBSD68, loose or an LMDB')
+    command.add_argument('--out', type=_path, required=True, metavar='FOLDER', help='a new or empty folder')
+    command.add_argument('--sigma', type=float, nargs='*', default=(15, 25, 50), help='(default: 15 25 50)')
+    command.add_argument('--spatial', action='store_true',
+                         help='also the set of Table 6: four quarters of each image with sigma 0, 15, 25, 50')
+    command.add_argument('--seed', type=int, default=0, help='(default: 0)')
+    command.set_defaults(run=_noisy)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    cut = Cut(*arguments.sub_images) if arguments.sub_images else None
+    if cut and min(cut) < 1:
+        raise InputError(f'--sub-images {cut.size} {cut.step}: both must be at least 1')
+    if arguments.dataset == 'pairs':
+        found = own_pairs(arguments.name, arguments.gt, arguments.lq)
+    elif arguments.dataset == 'clean':
+        found = own_clean(arguments.name, arguments.source)
+    else:
+        found = recognise(arguments.dataset, arguments.source)
+    _say(found, DATASETS[arguments.dataset].published if arguments.dataset in DATASETS else None)
+    skip = arguments.on_error == 'skip'
+    jobs, failures = make_jobs(found, skip, _bar('sizes'))
+    if not jobs:
+        raise InputError('no usable images are left; nothing was written')
+    name = found.stores[0].removesuffix('_gt')
+    plan = Plan(name, found.stores, jobs, failures, cut, found.description)
+    written = write(plan, arguments.out, skip, arguments.overwrite, arguments.workers)
+    return _report(plan, arguments.out, written)
+
+
+def _say(found: Found, published: tuple[int, ...] | None) -> None:
+    counts = [len(files) for files in found.files]
+    words = f'{counts[0]} images' if len(counts) == 1 else f'{counts[1]} pairs from {counts[0]} clean images'
+    print(f'Found: {found.description}: {words}')
+    if found.ignored:
+        print(f'{found.ignored} other images there are not part of the set and are left alone')
+    if published and tuple(counts) != published:
+        print(f'Warning: {_numbers(counts)} were found, {_numbers(published)} are published')
+
+
+def _numbers(counts: Iterable[int]) -> str:
+    return ' and '.join(f'{count} {kind}' for count, kind in zip(counts, ('clean', 'degraded'), strict=False))
+
+
+def _report(plan: Plan, out: Path, written: Written) -> int:
+    for remark, count in sorted(written.remarks.items()):
+        print(f'{count} images: {remark}')
+    print(f'Ready: {", ".join(str(out / f"{store}.lmdb") for store in plan.stores)}')
+    if not written.failures:
+        return 0
+    for failure in written.failures:
+        print(f'Left out: {failure.path} {failure.reason}', file=sys.stderr)
+    print(f'{len(written.failures)} images were left out', file=sys.stderr)
+    return 1
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from airnet_basicsr.prepare.verifying import find, save_samples, table, verify
+
+    if (arguments.sample is None) != (arguments.save is None):
+        raise InputError('--sample and --save go together')
+    found = find(arguments.folder)
+    rows = [verify(name, paths, arguments.workers) for name, paths in found.items()]
+    print(table(rows))
+    problems = [problem for row in rows for problem in row.problems]
+    problems += [f'{path} is unfinished' for path in sorted(arguments.folder.glob('*.partial'))]
+    for problem in problems[:20]:
+        print(problem, file=sys.stderr)
+    if len(problems) > 20:
+        print(f'... and {len(problems) - 20} more', file=sys.stderr)
+    for row in rows if arguments.save else ():
+        if row.problems:
+            print(f'{row.name}: no contact sheet, because of its problems', file=sys.stderr)
+        else:
+            print(f'Samples: {save_samples(row.name, found[row.name], arguments.sample, arguments.save)}')
+    return 1 if problems else 0
+
+
+def _synthesize(arguments: argparse.Namespace) -> int:
+    from airnet_basicsr.prepare.synthetic import Recipe, synthesize
+
+    recipe = Recipe(frozenset(arguments.what), arguments.seed, tuple(arguments.angle), tuple(arguments.density),
+                    tuple(arguments.length), arguments.per_image, arguments.depth, tuple(arguments.sigma))  # fmt: skip
+    synthesize(recipe, own_clean('', [arguments.source]), arguments.out, arguments.workers, _bar('images'))
+    return 0
+
+
+def _noisy(arguments: argparse.Namespace) -> int:
+    from airnet_basicsr.prepare.synthetic import export_noisy
+
+    export_noisy(arguments.source, arguments.out, tuple(arguments.sigma), arguments.spatial, arguments.seed)
+    return 0
+
+
+def _listing() -> str:
+    lines = []
+    for name, dataset in DATASETS.items():
+        lines.append(f'{name}: {_numbers(dataset.published)} -> {", ".join(_lmdbs(dataset.lmdb, dataset.published))}')
+        lines += [f'    {layout.name}' for layout in dataset.layouts]
+    lines.append('clean, pairs: any images of your own -> NAME.lmdb, or NAME_gt.lmdb and NAME_lq.lmdb')
+    return '\n'.join(lines)
+
+
+def _lmdbs(name: str, published: tuple[int, ...]) -> list[str]:
+    return [f'{name}.lmdb'] if len(published) == 1 else [f'{name}_gt.lmdb', f'{name}_lq.lmdb']
+
+
+def _bar(what: str):  # noqa: ANN202
+    def show(items: Iterable, total: int | None = None) -> Iterator:
+        return tqdm(items, total=total, desc=what, leave=False)
+
+    return show
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _folder(text: str) -> Path:
+    path = _path(text)
+    if not path.is_dir():
+        raise InputError(f'there is no folder {path}')
+    return path
+
+
+def _name(text: str) -> str:
+    if not text or '/' in text or text.startswith('.'):
+        raise argparse.ArgumentTypeError('must be a plain name')
+    return text.removesuffix('.lmdb')
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError('must be at least 1')
+    return int(text)
+
+
+def run() -> NoReturn:
+    """The program: as :func:`main`, and leaves with its exit status."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

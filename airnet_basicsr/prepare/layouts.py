@@ -1,0 +1,362 @@
+"""The datasets, the layouts that they circulate in, and how a download folder is recognised as one of them."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from airnet_basicsr.prepare.images import SUFFIXES, Failure, Image, InputError, Job, read_size
+
+
+class Part(NamedTuple):
+    """Where the clean or the degraded images of a layout lie.
+
+    Attributes:
+        folders: Alternatives, relative to the root of the layout; 'a+b' means both; '' is the root itself.
+        pattern: Regular expression for the whole file name without suffix; its group is the clean image's name.
+        deep: Images may lie in subfolders of these.
+    """
+
+    folders: tuple[str, ...]
+    pattern: str
+    deep: bool = False
+
+
+class Layout(NamedTuple):
+    """One layout of a dataset: ``degraded`` is None for sets of clean images."""
+
+    name: str
+    clean: Part
+    degraded: Part | None = None
+
+
+class Dataset(NamedTuple):
+    """What :func:`recognise` looks for.
+
+    Attributes:
+        lmdb: Name of the LMDB; paired sets get one ending in _gt and one in _lq.
+        published: Number of images: (clean,) or (clean, degraded).
+        layouts: In order of preference.
+        shared: Several degraded images share one clean image.
+    """
+
+    lmdb: str
+    published: tuple[int, ...]
+    layouts: tuple[Layout, ...]
+    shared: bool = False
+
+
+ANY = r'(.+)'
+HAZY = r'(\d+)_\d+(?:\.\d+)?_\d+(?:\.\d+)?'
+BSD = (
+    Layout('BSDS500 archive (train and test)', Part(('train+test',), ANY)),
+    Layout('one folder of images', Part(('',), ANY)),
+)
+WED = (Layout('NNNNN.bmp', Part(('pristine_images', ''), r'(\d+)')),)
+
+DATASETS = {
+    'bsd400': Dataset('BSD400', (400,), BSD),
+    'wed': Dataset('WED', (4744,), WED),
+    'bsd400-wed': Dataset('BSD400_WED', (5144,), (Layout('WED archive', Part(('pristine_images',), r'(\d+)')), *BSD)),
+    'cbsd68': Dataset(
+        'CBSD68',
+        (68,),
+        (
+            Layout('archive (original_png)', Part(('original_png', 'original'), ANY)),
+            Layout('one folder of images', Part(('',), ANY)),
+        ),
+    ),
+    'urban100': Dataset(
+        'Urban100',
+        (100,),
+        (
+            Layout('img_NNN', Part(('',), r'(img_\d+)')),
+            Layout('img_NNN_SRF_4_HR', Part(('image_SRF_4', ''), r'(img_\d+)_SRF_4_HR')),
+        ),
+    ),
+    'rain100l-train': Dataset(
+        'Rain100L_train',
+        (200, 200),
+        (
+            Layout('release (rainy, gt)', Part(('gt',), r'norain-(\d+)'), Part(('rainy',), r'rain-(\d+)')),
+            Layout('original archive (rain, norain)', Part(('norain',), r'norain-(\d+)'),
+                   Part(('rain',), r'norain-(\d+)x2')),
+        ),
+    ),
+    'rain100l-test': Dataset(
+        'Rain100L_test',
+        (100, 100),
+        (
+            Layout('release (input, target)', Part(('target',), r'(\d+)'), Part(('input',), r'(\d+)')),
+            Layout('original archive (rainy, norain-NNN)', Part(('', 'norain', 'rainy'), r'norain-(\d+)'),
+                   Part(('rainy',), r'rain-(\d+)')),
+            Layout('original archive (rain/X2)', Part(('norain', ''), r'norain-(\d+)'),
+                   Part(('rain/X2',), r'norain-(\d+)x2')),
+        ),
+    ),
+    'ots': Dataset(
+        'OTS',
+        (2061, 72135),
+        (
+            Layout('RESIDE (haze, clear)', Part(('clear',), r'(\d+)', True), Part(('haze',), HAZY, True)),
+            Layout('release (synthetic, original)', Part(('original',), r'(\d+)', True),
+                   Part(('synthetic',), HAZY, True)),
+        ),
+        shared=True,
+    ),
+    'sots-outdoor': Dataset(
+        'SOTS_outdoor',
+        (492, 500),
+        (
+            Layout('RESIDE (hazy, gt)', Part(('gt',), r'(\d+)', True), Part(('hazy',), HAZY, True)),
+            Layout('release (input, target)', Part(('target',), r'(\d+)', True), Part(('input',), HAZY, True)),
+        ),
+        shared=True,
+    ),
+}  # fmt: skip
+
+# RESIDE copies differ by a few pixels; a pair that differs by more is taken for two different pictures.
+LARGEST_DIFFERENCE = 32
+LAYOUT_DEPTH = 4
+
+
+class Found(NamedTuple):
+    """What a download folder turned out to be.
+
+    Attributes:
+        description: The layout, in words.
+        stores: Names of the LMDBs to write, without suffix; clean images go to the first.
+        files: (path, key, key of the clean image) of each image, for each store in order of keys.
+        shared: Several degraded images share one clean image.
+        ignored: Images that lie in these folders but are not named as the layout says, or belong to no pair.
+    """
+
+    description: str
+    stores: tuple[str, ...]
+    files: tuple[list[tuple[str, str, str]], ...]
+    shared: bool
+    ignored: int
+
+
+def key_of(name: str) -> str:
+    """The LMDB key for a file name without suffix: ASCII without dots, blanks or slashes, as the toolbox needs it.
+
+    RESIDE's ``0001_0.8_0.04`` becomes ``0001_0p8_0p04``.
+    """
+    return re.sub(r'[^!-~]|[./\\]', '_', re.sub(r'(?<=\d)\.(?=\d)', 'p', name))
+
+
+def recognise(name: str, sources: list[Path]) -> Found:
+    """Find dataset ``name`` in its download folders (several only for sets of clean images).
+
+    Raises:
+        InputError: No layout fits, two places fit, two files would have one key, or a folder cannot be read.
+    """
+    dataset = DATASETS[name]
+    if len(sources) > 1 and len(dataset.published) > 1:
+        raise InputError(f'{name} is read from one folder; {len(sources)} were given with --source')
+    descriptions: list[str] = []
+    sides: tuple[list[tuple[str, str, str]], ...] = tuple([] for _ in dataset.published)
+    seen: set[str] = set()
+    for source in sources:
+        layout, root = _find_layout(name, dataset, source)
+        descriptions.append(f'{layout.name} in {root}')
+        for store, part in enumerate(part for part in (layout.clean, layout.degraded) if part):
+            for path in _images_of(root, part):
+                seen.add(path)
+                stem = os.path.splitext(os.path.basename(path))[0]
+                match = re.fullmatch(part.pattern, stem)
+                if match:
+                    clean = _clean_key(dataset, match[1])
+                    sides[store].append((path, key_of(stem) if store and dataset.shared else clean, clean))
+    return _found('; '.join(descriptions), dataset.lmdb, sides, dataset.shared, len(seen))
+
+
+def own_clean(name: str, sources: list[Path]) -> Found:
+    """All images in ``sources`` and their subfolders, as a set called ``name``; raises as :func:`recognise`."""
+    files = [(path, key, key) for source in sources for path, key in _own_files(source)]
+    return _found('own clean images', name, (files,), False, len(files))
+
+
+def own_pairs(name: str, gt: Path, lq: Path) -> Found:
+    """Pairs of one's own: equal names, or RESIDE's, where NAME_anything belongs to the clean image NAME.
+
+    Raises as :func:`recognise`.
+    """
+    clean = [(path, key, key) for path, key in _own_files(gt)]
+    keys = {key for _, key, _ in clean}
+    found = _own_files(lq)
+    shared = sum(key in keys for _, key in found) < len(found) / 2
+
+    def clean_of(key: str) -> str:
+        # The longest beginning that is a clean image; without one, what the message is to name as missing.
+        words = key.split('_')
+        beginnings = ('_'.join(words[:count]) for count in range(len(words), 0, -1))
+        return next((beginning for beginning in beginnings if beginning in keys), key)
+
+    degraded = [(path, key, clean_of(key) if shared else key) for path, key in found]
+    how = 'own pairs, the clean image of A_... being A' if shared else 'own pairs with equal names'
+    return _found(how, name, (clean, degraded), shared, len(clean) + len(degraded))
+
+
+def make_jobs(found: Found, skip: bool, progress: Iterator) -> tuple[list[Job], list[Failure]]:
+    """Decide what is stored of each file, so that both images of every pair have one size.
+
+    Where sizes differ, both are cut around their centres to the height and width that all images of the scene have.
+    Only the headers of the files are read here.
+
+    Args:
+        found: What :func:`recognise` and its like give.
+        skip: Leave unusable images out rather than raise.
+        progress: Called as ``progress(list)``: iterates over it and shows how far it is.
+
+    Returns:
+        The jobs, clean images of shared sets first, and what was left out.
+
+    Raises:
+        InputError: An image without partner, an unreadable header, sizes that differ by too much; not with ``skip``.
+    """
+    failures: list[Failure] = []
+    sizes: list[dict[str, tuple[int, int]]] = []
+    for files in found.files:
+        known: dict[str, tuple[int, int]] = {}
+        for path, key, _ in progress(files):
+            try:
+                known[key] = read_size(path)
+            except (OSError, ValueError, SyntaxError) as error:
+                failures.append(Failure(path, f'is not a readable image ({error})'))
+        sizes.append(known)
+    broken = {failure.path for failure in failures}
+
+    target = dict(sizes[0])
+    paired: set[str] = set()
+    for path, key, clean in found.files[1] if len(found.files) > 1 else ():
+        if path in broken:
+            continue
+        if clean not in sizes[0]:
+            failures.append(Failure(path, f'has no clean image {clean} beside it'))
+            broken.add(path)
+        elif max(abs(a - b) for a, b in zip(sizes[0][clean], sizes[1][key], strict=True)) > LARGEST_DIFFERENCE:
+            (h, w), (h0, w0) = sizes[1][key], sizes[0][clean]
+            failures.append(Failure(path, f'is {w}x{h}, its clean image {clean} {w0}x{h0}: not the same picture'))
+            broken.add(path)
+        else:
+            target[clean] = tuple(map(min, target[clean], sizes[1][key]))
+            paired.add(clean)
+    if len(found.files) > 1 and not found.shared:
+        for path, key, _ in found.files[0]:
+            if path not in broken and key not in paired:
+                failures.append(Failure(path, 'has no degraded image beside it'))
+                broken.add(path)
+    if failures and not skip:
+        shown = '\n'.join(f'  {failure.path} {failure.reason}' for failure in failures[:5])
+        raise InputError(
+            f'{len(failures)} of {sum(map(len, found.files))} images cannot be used:\n{shown}\n'
+            'Repair them, or leave them out with --on-error skip. Nothing was written.'
+        )
+
+    def image(store: int, path: str, key: str, clean: str) -> Image:
+        size = target[clean]
+        return Image(store, path, key, clean if clean != key else '', size, sizes[store][key] != size)
+
+    usable = [[image(store, *file) for file in files if file[0] not in broken]
+              for store, files in enumerate(found.files)]  # fmt: skip
+    if len(usable) == 2 and not found.shared:
+        return list(zip(*usable, strict=True)), failures
+    return [(picture,) for images in usable for picture in images], failures
+
+
+def _own_files(folder: Path) -> list[tuple[str, str]]:
+    files = [(path, key_of(os.path.splitext(os.path.relpath(path, folder))[0])) for path in _walk(folder, True)]
+    if not files:
+        raise InputError(f'there are no images ({", ".join(SUFFIXES)}) in {folder}')
+    return files
+
+
+def _found(description: str, lmdb: str, sides: tuple[list, ...], shared: bool, seen: int) -> Found:
+    if shared:
+        # RESIDE's folder of clean images holds more than the hazy ones were made from.
+        wanted = {clean for _, _, clean in sides[1]}
+        sides = ([file for file in sides[0] if file[1] in wanted], sides[1])
+    for files in sides:
+        files.sort(key=lambda file: file[1])
+        for (first, key, _), (second, other, _) in zip(files, files[1:], strict=False):
+            if key == other:
+                raise InputError(f'{first} and {second} would have the same key {key}; rename or remove one of them')
+        for path, key, _ in files:
+            if len(key) > 500:
+                raise InputError(f'{path}: its path is too long for an LMDB key (500 characters); shorten it')
+    stores = (lmdb,) if len(sides) == 1 else (f'{lmdb}_gt', f'{lmdb}_lq')
+    return Found(description, stores, sides, shared, seen - sum(map(len, sides)))
+
+
+def _clean_key(dataset: Dataset, name: str) -> str:
+    # Rain100L numbers its images 1 or 001, as the layout goes; the result is the same from each of them.
+    return name.zfill(3) if dataset.lmdb.startswith('Rain100L') else key_of(name)
+
+
+def _find_layout(name: str, dataset: Dataset, source: Path) -> tuple[Layout, Path]:
+    """The layout and its root: the shallowest that fits."""
+    level = [source]
+    for _ in range(LAYOUT_DEPTH + 1):
+        for layout in dataset.layouts:
+            parts = [part for part in (layout.clean, layout.degraded) if part]
+            roots = [root for root in level if all(_folder(root, part) is not None for part in parts)]
+            if len(roots) > 1:
+                raise InputError(
+                    f'{name}: both {roots[0]} and {roots[1]} look like it; give the one that is meant with --source'
+                )
+            if roots:
+                return layout, roots[0]
+        level = [below for root in level for below in _subfolders(root)]
+    expected = '\n'.join(f'  {layout.name}: {_expectation(layout)}' for layout in dataset.layouts)
+    holds = ', '.join(sorted(entry.name for entry in _scan(source))[:8]) or 'nothing'
+    raise InputError(f'{name} was not recognised in {source}, which holds {holds}. What would be:\n{expected}')
+
+
+def _expectation(layout: Layout) -> str:
+    def words(part: Part) -> str:
+        folders = ' or '.join(folder.replace('+', '/ and ') + '/' if folder else '.' for folder in part.folders)
+        names = part.pattern.replace(HAZY, 'IIII_A_B').replace('.+', '*').replace(r'\d+', 'N').strip('()')
+        return f'{folders} with {names.replace("(", "").replace(")", "")}.png, .jpg, ...'
+
+    return ', '.join(words(part) for part in (layout.clean, layout.degraded) if part)
+
+
+def _folder(root: Path, part: Part) -> str | None:
+    """The first alternative of the part's folders that exists below ``root`` and holds a fitting image."""
+
+    def fits(folder: Path) -> bool:
+        return folder.is_dir() and any(
+            re.fullmatch(part.pattern, os.path.splitext(os.path.basename(path))[0]) for path in _walk(folder, part.deep)
+        )
+
+    return next((names for names in part.folders if all(fits(root / name) for name in names.split('+'))), None)
+
+
+def _images_of(root: Path, part: Part) -> Iterator[str]:
+    for folder in _folder(root, part).split('+'):
+        yield from _walk(root / folder, part.deep)
+
+
+def _scan(folder: Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if entry.name[0] != '.'), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f'the folder {folder} cannot be read: {error.strerror}') from error
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [folder / entry.name for entry in _scan(folder) if entry.is_dir()]
+
+
+def _walk(folder: Path, recursive: bool) -> Iterator[str]:
+    """Paths of the images in ``folder``, in order of names; hidden files are no images."""
+    for entry in _scan(folder):
+        if entry.is_dir():
+            if recursive:
+                yield from _walk(Path(entry.path), True)
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield entry.path

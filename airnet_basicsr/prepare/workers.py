@@ -1,0 +1,52 @@
+"""Work spread over processes, its results in order, with a bounded number of them in memory."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Any
+
+import cv2
+
+from airnet_basicsr.prepare.images import InputError
+
+# In flight for each process: enough to keep it busy while the parent writes, few enough to stay small.
+_WINDOW = 4
+
+
+def ordered(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
+    """``function(item)`` for each item, computed by ``workers`` processes; at most four items for each wait."""
+    pool = ProcessPoolExecutor(workers, initializer=_start)
+    waiting: deque = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= _WINDOW * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            'a worker process was killed, as happens when memory runs out; run the same command again to go on, '
+            'with fewer --workers'
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    # Ctrl-C reaches every process of the terminal; the parent alone decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed would wait for work forever."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -1,0 +1,328 @@
+"""``airnet-restore``, or ``python -m airnet_basicsr.restore``: restore people's own pictures, folder by folder."""
+
+import argparse
+import glob
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import distributed
+from tqdm import tqdm
+
+from airnet_basicsr.errors import InputError, end_in_one_line, message_of
+from airnet_basicsr.network.files import write_whole
+from airnet_basicsr.restore.image_files import (
+    DEEP_FORMATS,
+    FORMATS,
+    SUFFIXES,
+    Picture,
+    read_picture,
+    to_depth,
+    write_picture,
+)
+from airnet_basicsr.restore.restorer import DEFAULT_MODEL, DTYPES, Restorer
+
+EPILOG = """examples:
+  airnet-restore photos/ -o restored/
+  airnet-restore scan.tif -o clean.tif --compare --explain
+  airnet-restore 'photos/**/*.jpg' -m model.pth --format png --depth 16
+
+The exit status is 0 when every picture was restored or already there, 1 when some failed (they are listed at the end,
+with the reasons), 130 after Ctrl-C. The same command again goes on where a run was interrupted.
+"""
+LARGEST_JPEG_SIDE = 65_500
+
+
+class Job(NamedTuple):
+    """One picture to restore."""
+
+    source: Path
+    target: Path
+    explanation: Path | None
+    comparison: Path | None
+
+    def is_done(self) -> bool:
+        return all(path is None or path.exists() for path in self[1:])
+
+
+Failures = list[tuple[str, str]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='airnet-restore',
+        description='Remove noise, rain and haze from pictures, without being told which.',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add('inputs', nargs='+', metavar='PICTURE', help='files, folders (with all below them), or quoted patterns')
+    add('-o', '--output', type=Path, default=Path('restored'), metavar='FOLDER', help='default: restored')
+    add(
+        '-m',
+        '--model',
+        default=DEFAULT_MODEL,
+        help='a checkpoint (.pth) of your training or of the official release, or an exported .onnx; default: the '
+        'small network that comes with the package',
+    )
+    add('--overwrite', action='store_true', help='restore again what is already there')
+    add('--compare', action='store_true', help='also write NAME.compare.jpg: before and after, side by side')
+    add('--explain', action='store_true', help='say what each picture suffers from, also in NAME.json')
+    add('--format', choices=sorted({suffix[1:] for suffix in FORMATS}), help="default: the input's")
+    add('--depth', type=int, choices=(8, 16), help="bits per sample; default: the input's")
+    add('--quality', type=int, default=95, metavar='1-100', help='of JPEG and lossy WebP; default: 95')
+    add('--self-ensemble', action='store_true', help='average over flips and rotations: 8 times the work, a bit better')
+    add('--dtype', choices=DTYPES, default='float32', help='precision of the network; default: float32')
+    add('--device', help='cpu, cuda, cuda:1, ...; default: the GPU where there is one')
+    add('--tile', type=int, metavar='PIXELS', help='side of the tiles; default: chosen from the free memory')
+    add('--shard', metavar='I/N', help='do the I-th of N equal shares (1/N to N/N); under torchrun this is automatic')
+    return parser
+
+
+def _walk(folder: Path, output: Path, failures: Failures) -> Iterator[Path]:
+    """Pictures below ``folder``, without hidden files and without those below ``output``."""
+
+    def unreadable(error: OSError) -> None:
+        failures.append((error.filename, f'the folder cannot be read: {error.strerror}'))
+
+    for root, folders, names in os.walk(folder, onerror=unreadable):
+        inner = [name for name in folders if not name.startswith('.') and Path(root, name).resolve() != output]
+        folders[:] = sorted(inner)
+        for name in sorted(names):
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith('.'):
+                yield Path(root, name)
+
+
+def _sources(inputs: Iterable[str], output: Path, failures: Failures) -> Iterator[tuple[Path, Path]]:
+    """Every picture that ``inputs`` name, with its place below the output folder."""
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            yield from ((found, found.relative_to(path)) for found in _walk(path, output, failures))
+        elif path.exists():
+            yield path, Path(path.name)
+        elif glob.has_magic(given):
+            plain = 0
+            while not glob.has_magic(path.parts[plain]):
+                plain += 1
+            base = Path(*path.parts[:plain])
+            matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]
+            pictures = [match for match in matches if match.is_file() and match.suffix.lower() in SUFFIXES]
+            if not pictures:
+                failures.append((given, 'no picture matches this pattern'))
+            yield from ((match, match.relative_to(base)) for match in pictures if output not in match.resolve().parents)
+        else:
+            failures.append((given, 'there is no such file or folder'))
+
+
+def plan(args: argparse.Namespace) -> tuple[list[Job], Failures]:
+    """What to restore to where, before anything is read; with what cannot be done, and why."""
+    failures: Failures = []
+    output = args.output.resolve()
+    one_file = len(args.inputs) == 1 and Path(args.inputs[0]).is_file()
+    to_file = one_file and args.output.suffix.lower() in FORMATS and not args.output.is_dir()
+    found = list(_sources(args.inputs, output, failures))
+    sources = {source.resolve() for source, _ in found}
+    jobs: dict[Path, Job] = {}
+    for source, place in found:
+        target = args.output if to_file else args.output / place
+        if args.format:
+            target = target.with_suffix(f'.{args.format}')
+        elif target.suffix.lower() not in FORMATS:
+            target = target.with_name(f'{target.name}.png')
+        beside = [target.with_name(target.name + suffix) for suffix in ('.json', '.compare.jpg')]
+        job = Job(source, target, beside[0] if args.explain else None, beside[1] if args.compare else None)
+        other = jobs.get(target)
+        if target.resolve() in sources:
+            failures.append((str(source), f'would be written over {target}, an input: choose another -o'))
+        elif args.depth == 16 and FORMATS[target.suffix.lower()] not in DEEP_FORMATS:
+            failures.append((str(source), f'{target.name} cannot hold 16 bits: add --format png or --format tiff'))
+        elif other and other.source.resolve() != source.resolve():
+            failures.append((str(source), f'would be written to {target}, as {other.source}: give the folder above'))
+        else:
+            jobs[target] = job
+    if not found and not failures:
+        raise InputError(f'no pictures in {", ".join(args.inputs)}: looked for {", ".join(SUFFIXES)}')
+    return list(jobs.values()), failures
+
+
+def _comparison(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    panels = []
+    for pixels in (before, after):
+        pixels = to_depth(pixels, 8)
+        if pixels.ndim == 3:
+            pixels = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0]
+        panels += [pixels, np.full_like(pixels[:, :8], 255)]
+    joined = Image.fromarray(np.concatenate(panels[:3], 1))
+    joined.thumbnail((LARGEST_JPEG_SIDE, LARGEST_JPEG_SIDE))
+    return np.asarray(joined)
+
+
+def _write(job: Job, before: Picture, after: np.ndarray, explanation: dict | None, args: argparse.Namespace) -> None:
+    if job.comparison:
+        colours = {key: value for key, value in before.metadata.items() if key == 'icc_profile'}
+        write_picture(job.comparison, Picture(_comparison(before.pixels, after), colours, False))
+    if job.explanation:
+        write_whole(job.explanation, (json.dumps(explanation, indent=2) + '\n').encode())
+    # Last, since it is this file by which people see that a picture is done.
+    write_picture(job.target, before._replace(pixels=after), args.quality)
+
+
+def _restore_one(
+    picture: Picture, restorer: Restorer, args: argparse.Namespace, progress: Callable[[int, int], None]
+) -> np.ndarray:
+    pixels = to_depth(picture.pixels, 16) if args.depth == 16 else picture.pixels
+    restored = restorer(pixels, progress)
+    return to_depth(restored, 8) if args.depth == 8 else restored
+
+
+def run(jobs: Sequence[Job], restorer: Restorer, args: argparse.Namespace) -> tuple[int, Failures]:
+    """Restore ``jobs``; decoding, network and encoding of neighbouring pictures overlap.
+
+    Returns:
+        The number of pictures written, and the pictures that failed with the reasons.
+    """
+    failures: Failures = []
+    written = 0
+    writing: tuple[Job, Future] | None = None
+
+    def note(job: Job, error: Exception) -> None:
+        # Whatever happens to one picture, the run goes on with the others.
+        known = isinstance(error, InputError)
+        failures.append((str(job.source), message_of(error) if known else f'{type(error).__name__}: {error}'))
+
+    def finish() -> None:
+        nonlocal written
+        if writing:
+            try:
+                writing[1].result()
+                written += 1
+            except Exception as error:
+                note(writing[0], error)
+
+    pictures = tqdm(total=len(jobs), unit='picture', disable=None)
+    tiles = tqdm(unit='tile', leave=False, disable=None)
+
+    def progress(done: int, total: int) -> None:
+        tiles.total = total
+        tiles.update(done - tiles.n)
+
+    with pictures, tiles, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        reading = [reader.submit(read_picture, job.source) for job in jobs[:1]]
+        for i, job in enumerate(jobs):
+            current = reading.pop()
+            # One ahead and one behind: more would not be faster, and pictures can be large.
+            reading += [reader.submit(read_picture, following.source) for following in jobs[i + 1 : i + 2]]
+            tiles.reset()
+            try:
+                picture = current.result()
+                explanation = None
+                if args.explain:
+                    seen = restorer.explain(picture.pixels)
+                    explanation = {'picture': str(job.source), **seen._asdict()}
+                    what = seen.kind if seen.sigma is None else f'noise of about sigma {seen.sigma:.0f}'
+                    pictures.write(f'{job.source}: {what} ({seen.confidence:.0%})')
+                restored = _restore_one(picture, restorer, args, progress)
+                finish()
+                writing = job, writer.submit(_write, job, picture, restored, explanation, args)
+                picture = restored = None
+            except Exception as error:
+                note(job, error)
+            pictures.update()
+        finish()
+    return written, failures
+
+
+def _share(shard: str | None) -> tuple[int, int]:
+    """Which share of how many this process does, from 0."""
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        if shard:
+            raise InputError('--shard cannot be used under torchrun, which splits the pictures itself')
+        # Long: the first process to finish waits for the last.
+        distributed.init_process_group('gloo', timeout=timedelta(days=30))
+        return distributed.get_rank(), distributed.get_world_size()
+    if shard is None:
+        return 0, 1
+    try:
+        part, of = map(int, shard.split('/'))
+    except ValueError:
+        part = of = 0
+    if not 1 <= part <= of:
+        raise InputError(f'--shard {shard}: expected I/N with I from 1 to N, as 1/4')
+    return part - 1, of
+
+
+def _gather(written: int, skipped: int, failures: Failures) -> tuple[int, int, Failures]:
+    """The sums over all processes, so that one of them can tell what happened, and all end alike."""
+    gathered: list = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, (written, skipped, failures))
+    distributed.destroy_process_group()
+    return sum(g[0] for g in gathered), sum(g[1] for g in gathered), [f for g in gathered for f in g[2]]
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    if not 1 <= args.quality <= 100:
+        raise InputError(f'--quality {args.quality}: expected 1 to 100')
+    if any(Path(given).is_dir() and Path(given).resolve() == args.output.resolve() for given in args.inputs):
+        raise InputError(f'the output folder {args.output} is the input folder: choose another -o')
+
+
+def _check_writable(folder: Path) -> None:
+    """Hours of work must not end in a folder that takes nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f'the output folder {folder} cannot be written: {error.strerror}. Choose another -o.'
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status."""
+    end_in_one_line()
+    args = _parser().parse_args(argv)
+    _prepare(args)
+    # Large pictures are what tiles are for; Pillow's own limit (twice the size it warns of) stays.
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    part, of = _share(args.shard)
+    jobs, failures = plan(args)
+    if part:
+        failures = []  # told by the first process
+    mine = jobs[part::of]
+    todo = [job for job in mine if args.overwrite or not job.is_done()]
+    device = args.device
+    if device is None and 'LOCAL_RANK' in os.environ and torch.cuda.is_available():
+        device = f'cuda:{int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()}'
+    restorer = Restorer(args.model, device=device, dtype=args.dtype, tile=args.tile, self_ensemble=args.self_ensemble)
+    if args.explain:
+        restorer.check_reference()
+    if todo:
+        _check_writable(args.output.parent if todo[0].target == args.output else args.output)
+    try:
+        written, failed = run(todo, restorer, args)
+    except KeyboardInterrupt:
+        print('\nInterrupted. What is written is whole; the same command again goes on from here.', file=sys.stderr)
+        return 130
+    skipped, failures = len(mine) - len(todo), failures + failed
+    if distributed.is_initialized():
+        written, skipped, failures = _gather(written, skipped, failures)
+    if part == 0 or args.shard:
+        print(f'{written} restored, {skipped} already there, {len(failures)} failed; results in {args.output}')
+        for name, reason in failures:
+            print(f'  {reason if name in reason else f"{name}: {reason}"}', file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

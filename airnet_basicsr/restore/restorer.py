@@ -1,0 +1,312 @@
+"""Restoring one picture of any size in bounded memory: overlapping tiles, precision, self-ensemble."""
+
+import math
+from collections.abc import Callable, Iterator
+from os import PathLike, fspath
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.network import recognise
+from airnet_basicsr.network.airnet import OVERLAP, overlap_of
+from airnet_basicsr.network.checkpoints import preferred_network, read_checkpoint
+from airnet_basicsr.network.ops.memory import release_freed
+
+# The model taken where none is named; its card is the README.md beside it.
+DEFAULT_MODEL = Path(__file__).parents[1] / 'weights' / 'airnet_small.pth'
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+SMALLEST_TILE = 2 * OVERLAP
+# Working memory of the network on one tile, in bytes: less speed is lost to overlaps, but beyond this hardly more.
+CPU_MEMORY = 900 * 2**20
+GPU_MEMORY = 8 * 2**30
+# As PyTorch, ONNX Runtime, the C++ library and (the last) oneDNN say it.
+_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate', 'bad_alloc')
+_OUT_OF_MEMORY += ('could not create a primitive',)
+
+
+class Resemblance(NamedTuple):
+    """What the degradation of a picture resembles."""
+
+    kind: str
+    """Name of the most likely kind; ``noise`` stands for all the noise levels together."""
+    confidence: float
+    """Its probability, 0 to 1."""
+    sigma: float | None
+    """For noise its level, on the scale 0 to 255, between those of the reference."""
+    probabilities: dict[str, float]
+    """Probability of every kind of the reference, by its name there."""
+
+
+class Restorer:
+    """Restores pictures with AirNet.
+
+        restored = Restorer()(image)
+
+    Args:
+        model: A checkpoint of ours or of the official release, or an ONNX file that
+            :mod:`airnet_basicsr.network.onnx_files` wrote. Default: the small network that ships with the package.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; None takes the GPU where there is one.
+        dtype: Precision of the network: ``float32``, ``bfloat16`` or ``float16``.
+        tile: Work on at most tile x tile pixels at once; None chooses it from the free memory. A picture that has no
+            more is done whole.
+        self_ensemble: Average over the eight flips and rotations: eight times the work, slightly better.
+
+    Raises:
+        InputError: The model cannot be used, or an argument has no sense.
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike = DEFAULT_MODEL,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str = 'float32',
+        tile: int | None = None,
+        self_ensemble: bool = False,
+    ) -> None:
+        self.source = fspath(model)
+        if dtype not in DTYPES:
+            raise InputError(f'dtype {dtype!r} is unknown: choose one of {", ".join(DTYPES)}')
+        if tile is not None and tile < SMALLEST_TILE:
+            raise InputError(f'tile {tile} is too small: choose at least {SMALLEST_TILE} pixels')
+        try:
+            self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition('\n')[0]
+            raise InputError(f'device {device!r} cannot be used ({reason}): choose cpu, or cuda with a GPU') from error
+        self.dtype, self.tile, self.self_ensemble = DTYPES[dtype], tile, self_ensemble
+        self.reference = None
+        if self.source.endswith('.onnx'):
+            from airnet_basicsr.network.onnx_files import OnnxNetwork
+
+            if dtype != 'float32':
+                raise InputError(f'an ONNX file is computed in float32: leave {dtype} out, or take the checkpoint')
+            self.network: Callable[[Tensor], Tensor] = OnnxNetwork(self.source, self.device)
+            self.num_feat, self.overlap = self.network.num_feat, self.network.overlap
+            return
+        checkpoint = read_checkpoint(self.source)
+        described = recognise.load(preferred_network(checkpoint), f'checkpoint {self.source}')
+        if described.input_channels != 3:
+            raise InputError(f'checkpoint {self.source} is for {described.input_channels} channels, not for RGB')
+        self.network = described.model.to(self.device, memory_format=torch.channels_last)
+        self.num_feat, self.overlap = described.options['num_feat'], overlap_of(described.model)
+        if checkpoint.reference and described.can_embed:
+            self.reference = checkpoint.reference
+
+    def __call__(self, image: np.ndarray, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Restore ``image``.
+
+        Args:
+            image: H x W (grey) or H x W x C with C = 1 to 4 (grey, grey and alpha, RGB, RGB and alpha), of uint8,
+                uint16, or float32 in [0, 1]. Alpha is handed on as it is.
+            progress: Called with the tiles done so far and in all, after each tile.
+
+        Returns:
+            An array of the same shape and dtype, within its range.
+
+        Raises:
+            InputError: The array is no such image, memory does not suffice for the smallest tile, or the network gave
+                no numbers.
+        """
+        image = np.asarray(image)
+        shape_fits = image.ndim == 2 or (image.ndim == 3 and 1 <= image.shape[2] <= 4)
+        if not shape_fits or 0 in image.shape or image.dtype not in (np.uint8, np.uint16, np.float32):
+            raise InputError(
+                f'an image of shape {image.shape} and dtype {image.dtype} cannot be restored: expected H x W or '
+                'H x W x C with C from 1 to 4, of uint8, uint16 or float32'
+            )
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        planes = image.reshape(*image.shape[:2], channels)
+        colours = planes[..., : 3 if channels > 2 else 1]
+        tile = self.tile or self._tile_that_fits()
+        while True:
+            try:
+                restored = self._restore(colours, tile, progress)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            tile = min(tile, max(image.shape[:2]))
+            if tile <= SMALLEST_TILE:
+                raise InputError(f'memory does not suffice, not even for tiles of {tile} pixels')
+            tile = max(SMALLEST_TILE, tile // 2)
+            if self.device.type == 'cuda':
+                torch.cuda.empty_cache()
+            else:
+                release_freed()
+        if colours.shape[2] < channels:
+            restored = np.concatenate((restored, planes[..., colours.shape[2] :]), 2)
+        return restored.reshape(image.shape)
+
+    def _tile_that_fits(self) -> int:
+        # Features of some maps at once, offsets and masks; measured (docs/restore.md). The GPU's operator holds
+        # columns beside them.
+        per_pixel = 36 * self.num_feat + 400
+        if self.device.type == 'cuda':
+            memory = min(GPU_MEMORY, torch.cuda.mem_get_info(self.device)[0] // 2)
+            per_pixel += 36 * self.num_feat
+        else:
+            memory = min(CPU_MEMORY, _free_memory() // 2)
+        return max(SMALLEST_TILE, math.isqrt(memory // per_pixel))
+
+    def _restore(self, colours: np.ndarray, tile: int, progress: Callable[[int, int], None] | None) -> np.ndarray:
+        """H x W x 1 or 3, restored band by band, so that only bands of tiles are ever held as float."""
+        height, width = colours.shape[:2]
+        # Where one side is short, the other may be longer than a tile's: fewer seams for the same memory.
+        overlap = min(self.overlap, tile // 2)
+        rows = list(_cuts(height, max(tile, tile * tile // width), overlap))
+        columns = list(_cuts(width, max(tile, tile * tile // height), overlap))
+        white = np.float32(1 if colours.dtype == np.float32 else np.iinfo(colours.dtype).max)
+        out = np.empty_like(colours)
+        carried = None
+        for i, (row, row_weight) in enumerate(rows):
+            band = np.zeros((row.stop - row.start, width, colours.shape[2]), np.float32)
+            for j, (column, column_weight) in enumerate(columns):
+                part = np.float32(colours[row, column]) / white
+                restored = self._run(np.broadcast_to(part, (*part.shape[:2], 3)))
+                if colours.shape[2] == 1:
+                    restored = restored.mean(2, keepdims=True)
+                band[:, column] += restored * column_weight[:, None]
+                if progress:
+                    progress(i * len(columns) + j + 1, len(rows) * len(columns))
+            band *= row_weight[:, None, None]
+            if carried is not None:
+                band[: len(carried)] += carried
+            done = rows[i + 1][0].start - row.start if i + 1 < len(rows) else len(band)
+            final = band[:done].clip(0, 1)
+            out[row.start : row.start + done] = final if out.dtype == np.float32 else np.rint(final * white)
+            carried = band[done:].copy()
+        return out
+
+    def _run(self, part: np.ndarray) -> np.ndarray:
+        """The network on h x w x 3, float32, averaged over the flips and rotations where asked."""
+        x = torch.from_numpy(np.array(part, order='C')).permute(2, 0, 1)[None].to(self.device)
+        if not self.self_ensemble:
+            out = self._forward(x)
+        else:
+            out = torch.zeros_like(x)
+            for turns in range(4):
+                for flip in (False, True):
+                    turned = torch.rot90(x.flip(3) if flip else x, turns, (2, 3))
+                    back = torch.rot90(self._forward(turned), -turns, (2, 3))
+                    out += (back.flip(3) if flip else back) / 8
+        if not out.isfinite().all():
+            raise InputError(
+                f'{self.source} gave values that are no numbers'
+                + (': float16 may be too narrow for it, take bfloat16' if self.dtype == torch.float16 else '')
+            )
+        return out[0].permute(1, 2, 0).cpu().numpy()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        lower = self.dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype if lower else None, enabled=lower):
+            return self.network(x).float()
+
+    def check_reference(self) -> None:
+        """Raise InputError unless the model holds what :meth:`explain` needs."""
+        if not self.reference:
+            raise InputError(
+                f'{self.source} holds no reference embeddings to explain pictures by: add them with '
+                '`airnet-model reference` (python -m airnet_basicsr.network.model_files reference)'
+            )
+
+    def explain(self, image: np.ndarray) -> Resemblance:
+        """Say what the degradation of ``image`` (as for calling) resembles.
+
+        Linear discriminant analysis of the encoder's pooled features, learnt from the reference: the kinds are taken
+        for Gaussians of one covariance. Its probabilities are averaged over up to nine patches.
+
+        Raises:
+            InputError: The checkpoint holds no reference embeddings.
+        """
+        self.check_reference()
+        side = min(int(kind['patch_size']) for kind in self.reference.values())
+        patches = [embed_patch(self.network, patch, self.device) for patch in _patches(image, side)]
+        return _resemblance(torch.stack(patches), self.reference)
+
+
+def embed_patch(network: torch.nn.Module, patch: Tensor, device: torch.device) -> Tensor:
+    """The encoder's pooled features (4C) of one patch (3 x h x w, values in [0, 1])."""
+    with torch.inference_mode():
+        return network(patch[None].to(device), encode=True, restore=False).embedding[0].cpu()
+
+
+def _patches(image: np.ndarray, side: int) -> Iterator[Tensor]:
+    image = np.asarray(image)
+    image = image[..., None] if image.ndim == 2 else image
+    white = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
+    places = []
+    for length in image.shape[:2]:
+        count = min(3, max(1, length // side))
+        places.append([round((length - side) * (i + 1) / (count + 1)) if length > side else 0 for i in range(count)])
+    for top in places[0]:
+        for left in places[1]:
+            part = image[top : top + side, left : left + side, : 3 if image.shape[2] > 2 else 1]
+            part = np.broadcast_to(np.float32(part) / np.float32(white), (*part.shape[:2], 3))
+            yield torch.from_numpy(part.transpose(2, 0, 1).copy())
+
+
+def _resemblance(patches: Tensor, reference: dict[str, dict[str, Tensor]]) -> Resemblance:
+    names = list(reference)
+    groups = [reference[name]['embeddings'].double() for name in names]
+    means = torch.stack([group.mean(0) for group in groups])
+    within = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
+    covariance = within.T @ within / (len(within) - len(names))
+    # Shrunk towards its diagonal: there are about as many patches as features.
+    covariance = 0.95 * covariance + (0.05 * covariance.diagonal() + 1e-8).diag()
+    root = torch.linalg.cholesky(covariance)
+    whitened = (torch.linalg.solve_triangular(root, x.T, upper=False).T for x in (patches.double(), means))
+    shares = (-(torch.cdist(*whitened) ** 2) / 2).softmax(1).mean(0).tolist()
+    probabilities = dict(zip(names, shares, strict=True))
+    sigmas = {name: float(reference[name]['sigma']) for name in names if 'sigma' in reference[name]}
+    noise = sum(probabilities[name] for name in sigmas)
+    kinds = {name: share for name, share in probabilities.items() if name not in sigmas}
+    kind, confidence = max([*kinds.items(), ('noise', noise)], key=lambda item: item[1])
+    level = sum(probabilities[name] * sigma for name, sigma in sigmas.items()) / noise if kind == 'noise' else None
+    return Resemblance(kind, confidence, level, probabilities)
+
+
+def _cuts(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Cut ``length`` pixels into equal pieces that overlap: where each lies, and the weights by which they add to 1."""
+    count = 1 if length <= tile else math.ceil((length - overlap) / (tile - overlap))
+    between = [round(overlap / 2 + i * (length - overlap) / count) for i in range(1, count)]
+
+    def rise(at: np.ndarray, edge: int) -> np.ndarray:
+        # Over the middle half of the overlap: what is nearer to a tile's end knows too little of its surroundings.
+        return np.clip((at + 0.5 - edge) / (overlap / 2) + 0.5, 0, 1)
+
+    for i in range(count):
+        start = between[i - 1] - overlap // 2 if i else 0
+        stop = between[i] + overlap // 2 if i < count - 1 else length
+        at = np.arange(start, stop)
+        weights = (rise(at, between[i - 1]) if i else 1) * (1 - rise(at, between[i]) if i < count - 1 else 1)
+        yield slice(start, stop), np.float32(np.broadcast_to(weights, at.shape))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def _free_memory() -> int:
+    """Bytes that can be had without swapping, also within a container's limit; a cautious guess outside Linux."""
+    free = 2 * CPU_MEMORY
+    try:
+        text = Path('/proc/meminfo').read_text()
+        free = 1024 * int(text.partition('MemAvailable:')[2].split()[0])
+        group = Path('/sys/fs/cgroup')
+        limit, used, of_what = ((group / f'memory.{name}').read_text() for name in ('max', 'current', 'stat'))
+        if limit.strip() != 'max':
+            cached = int(of_what.partition('inactive_file')[2].split()[0])
+            free = min(free, int(limit) - int(used) + cached)
+    except (OSError, ValueError, IndexError):
+        pass
+    return max(free, 0)

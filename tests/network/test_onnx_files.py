@@ -1,0 +1,56 @@
+"""Exported files give what PyTorch gives, at any size."""
+
+import numpy as np
+import pytest
+import torch
+from golden import official_checkpoint
+from small_models import save, small_network
+
+from airnet_basicsr import Restorer
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.network import recognise
+from airnet_basicsr.network.onnx_files import OnnxNetwork, export_onnx
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+
+def agree(described, path, sizes):
+    export_onnx(described, path)
+    exported = OnnxNetwork(str(path), torch.device('cpu'))
+    for batch, height, width in sizes:
+        x = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            expected = described.model(x)
+        assert exported(x).shape == expected.shape
+        assert (exported(x) - expected).abs().max() <= 1e-3
+
+
+def test_the_paper_s_network(tmp_path):
+    agree(recognise.load(official_checkpoint()), tmp_path / 'all.onnx', [(1, 33, 47), (1, 64, 48), (1, 16, 80)])
+    model = onnx.load(tmp_path / 'all.onnx')
+    assert model.opset_import[0].version >= 19
+    assert sum(node.op_type == 'DeformConv' for node in model.graph.node) == 50
+
+
+@pytest.mark.parametrize('options', [{'with_sft': False}, {'with_dcn': False}, {'num_group': 2, 'num_block': 3}])
+def test_its_variants(tmp_path, options):
+    state = small_network(**options).state_dict()
+    agree(recognise.load(state), tmp_path / 'variant.onnx', [(2, 20, 30), (1, 1, 1), (1, 31, 17)])
+
+
+def test_restorer_runs_exported_files(tmp_path):
+    path = save(small_network(), tmp_path / 'small.pth')
+    export_onnx(recognise.load(small_network().state_dict()), tmp_path / 'small.onnx')
+    image = np.random.default_rng(0).integers(256, size=(150, 200), dtype=np.uint8)
+    exported = Restorer(tmp_path / 'small.onnx', tile=96)(image).astype(int)
+    assert np.abs(exported - Restorer(path, tile=96)(image)).max() <= 1
+    with pytest.raises(InputError, match='is computed in float32'):
+        Restorer(tmp_path / 'small.onnx', dtype='bfloat16')
+
+
+def test_files_that_are_no_exports(tmp_path):
+    (tmp_path / 'text.onnx').write_text('no model')
+    for name in ('text.onnx', 'missing.onnx'):
+        with pytest.raises(InputError, match=f'{name} is no ONNX file that'):
+            Restorer(tmp_path / name)

@@ -1,0 +1,111 @@
+"""Going on from a trained network: the encoder left as it is, and Muon."""
+
+import copy
+
+import pytest
+import torch
+from conftest import run_python
+from small_run import write_options
+from torch import nn
+from torch.nn import functional as F
+
+from airnet_basicsr.network.airnet import AirNet
+from airnet_basicsr.plugin.models.muon import MuonAdam, convolutions
+
+FINISH = """
+plugin: !!python/name:airnet_basicsr.plugin.__name__ ''
+base: !base run.yml
+name: finish
+path: {pretrain_network_g: experiments/run/models/net_g_latest.pth}
+train:
+  freeze_encoder: true
+  encoder_warmup_iter: 0
+  optim_g: {type: Muon}
+  ema_decay: 0
+  total_iter: 20
+"""
+
+
+def train(folder, file, *arguments):
+    return run_python('-m', 'airnet_basicsr.train', '-opt', file, *arguments, cwd=folder, OMP_NUM_THREADS='1')
+
+
+@pytest.fixture
+def folder(tmp_path, paper_datasets):
+    """A working directory with the options of a training and of one that goes on from it."""
+    (tmp_path / 'datasets').symlink_to(paper_datasets / 'datasets')
+    write_options(tmp_path, total_iter=10)
+    (tmp_path / 'finish.yml').write_text(FINISH)
+    return tmp_path
+
+
+def network(folder, name):
+    return torch.load(folder / f'experiments/{name}/models/net_g_latest.pth', weights_only=True)['params']
+
+
+def test_a_frozen_encoder_stays_as_it_was_and_a_resumed_run_ends_alike(folder):
+    done = train(folder, 'run.yml')
+    assert done.returncode == 0, done.stdout[-3000:]
+    done = train(folder, 'finish.yml')
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert 'l_pix' in done.stdout and 'l_contrast' not in done.stdout
+    before, after = network(folder, 'run'), network(folder, 'finish')
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if name.startswith('encoder.')}  # BatchNorm statistics too
+
+    experiment = folder / 'experiments/finish'
+    for part in ('models/net_g_latest.pth', 'models/net_g_14.pth', 'training_states/14.state'):
+        (experiment / part).unlink()
+    done = train(folder, 'finish.yml', '--auto_resume')
+    assert done.returncode == 0 and 'iter: 7' in done.stdout, done.stdout[-3000:]
+    again = network(folder, 'finish')
+    assert all(torch.equal(after[name], again[name]) for name in after)
+
+
+@pytest.mark.parametrize(
+    ('line', 'by', 'message'),
+    [
+        ('path: {', 'other: {', 'path:pretrain_network_g must name a trained network'),
+        ('encoder_warmup_iter: 0', 'encoder_warmup_iter: 5', 'no warm-up for an encoder that is frozen'),
+    ],
+)
+def test_a_frozen_encoder_must_have_been_trained_before(folder, line, by, message):
+    assert line in FINISH
+    (folder / 'finish.yml').write_text(FINISH.replace(line, by))
+    done = train(folder, 'finish.yml')
+    assert done.returncode == 1 and message in done.stdout and 'Traceback' not in done.stdout, done.stdout
+
+
+def test_muon_steps_convolutions_and_adam_the_rest_at_the_same_rate():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3), nn.Linear(4, 5))
+    reference = copy.deepcopy(net)
+    optimizer = MuonAdam(net.parameters(), convolutions(net), lr=0.02)
+    matrix = nn.Parameter(reference[1].weight.detach().flatten(1).clone())
+    muon = torch.optim.Muon([matrix], lr=0.02, weight_decay=0, adjust_lr_fn='match_rms_adamw')
+    adam = torch.optim.Adam([p for p in reference.parameters() if p is not reference[1].weight], lr=0.02)
+    for step in range(3):
+        for optimizers in (optimizer, muon, adam):
+            optimizers.param_groups[0]['lr'] = 0.02 / (step + 1)
+        x = torch.rand(2, 3, 8, 8)
+        optimizer.zero_grad()
+        net(x).square().sum().backward()
+        optimizer.step()
+        muon.zero_grad()
+        adam.zero_grad()
+        out = F.conv2d(reference[0](x), matrix.view(32, 16, 3, 3), reference[1].bias)
+        reference[2](out).square().sum().backward()
+        muon.step()
+        adam.step()
+        assert torch.allclose(net[1].weight.flatten(1), matrix, atol=1e-6)
+        assert torch.allclose(net[0].weight, reference[0].weight, atol=1e-6)
+        assert torch.allclose(net[2].weight, reference[2].weight, atol=1e-6)
+
+
+def test_muon_takes_the_convolutions_between_features():
+    net = AirNet(num_feat=16, num_group=1, num_block=1)
+    net.encoder.requires_grad_(False)
+    chosen = {name for name, parameter in net.named_parameters() if any(parameter is p for p in convolutions(net))}
+    assert {'restorer.conv.weight', 'restorer.groups.0.blocks.0.dgm1.dcn.weight'} <= chosen
+    left_out = ('encoder', 'restorer.head', 'restorer.tail', 'offset', 'bias')
+    assert not any(part in name for part in left_out for name in chosen)
