@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from airnet_basicsr.network.ops import modulated_deform_conv2d
 
 SLOPE = 0.1  # of every LeakyReLU in the network
+MADE_WITH = 'made_with.'  # names the buffers by which a file tells the options that no weight's shape shows
 _TILE = 16384  # pixels that the SFT works on at once at inference: small maps stay in the caches
 # Pixels that neighbouring tiles share, at least: see overlap_of. benchmarks/bench_restore.py measures the seams:
 # docs/restore.md.
@@ -39,6 +40,17 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     statistics = norm.running_mean, norm.running_var, norm.eps
     weight, bias = fuse_conv_bn_weights(conv.weight, None, *statistics, norm.weight, norm.bias)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+
+def pixel_blocks(x: Tensor, side: int) -> Tensor:
+    """B x C x H x W as blocks of side x side pixels, B x C side^2 x H/side x W/side; the last row or column is repeated
+    where a block would be incomplete."""
+    if side == 1:
+        return x
+    missing = -x.shape[3] % side, -x.shape[2] % side
+    blocks = F.pixel_unshuffle(F.pad(x, (0, missing[0], 0, missing[1]), mode='replicate'), side)
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return blocks.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 class ResidualBlock(nn.Module):
@@ -73,9 +85,10 @@ class DegradationEncoder(nn.Module):
     z, which is all that restoring needs.
     """
 
-    def __init__(self, num_in_ch: int = 3, num_feat: int = 64) -> None:
+    def __init__(self, num_in_ch: int = 3, num_feat: int = 64, unshuffle: int = 1) -> None:
         super().__init__()
-        channels = (num_in_ch, num_feat, 2 * num_feat, 4 * num_feat)
+        self.unshuffle = unshuffle
+        channels = (num_in_ch * unshuffle**2, num_feat, 2 * num_feat, 4 * num_feat)
         self.blocks = nn.ModuleList(
             ResidualBlock(channels[i], channels[i + 1], stride=1 if i == 0 else 2) for i in range(3)
         )
@@ -86,8 +99,8 @@ class DegradationEncoder(nn.Module):
         )
 
     def represent(self, x: Tensor) -> Tensor:
-        """z of x: B x C x H x W."""
-        return self.blocks[0](x)
+        """z of x: B x C x H x W, of each block of pixels where the network works on blocks."""
+        return self.blocks[0](pixel_blocks(x, self.unshuffle))
 
     def forward(self, x: Tensor) -> Encoding:
         z = self.represent(x)
@@ -226,6 +239,12 @@ class DegradationGuidedRestorer(nn.Module):
         self.tail = nn.Conv2d(num_feat, num_in_ch, 3, 1, 1)
 
     @torch.no_grad()
+    def start_as_zero(self) -> None:
+        """Set the tail so that it gives nothing: with a residual connection over the image, that is the identity."""
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
+    @torch.no_grad()
     def start_as_identity(self) -> None:
         """Set head, tail and the convolution before it so that the restored image is the degraded one.
 
@@ -265,6 +284,9 @@ class AirNet(nn.Module):
             release starts from PyTorch's random weights.
         dilated_init: Pixels between the taps with which the deformable convolutions start, in turn, before offsets are
             learnt: a network of few blocks then sees far around each pixel. The release starts with 1.
+        unshuffle: The network works on blocks of unshuffle x unshuffle pixels as channels (pixel unshuffle, as FFDNet
+            and BasicSR's RRDBNet do): for 2, a quarter of the positions and twice the field of view. The paper has 1.
+        image_residual: The restorer's output is added to the image. The paper and the release have no such connection.
     """
 
     def __init__(
@@ -277,12 +299,24 @@ class AirNet(nn.Module):
         with_dcn: bool = True,
         identity_init: bool = False,
         dilated_init: Sequence[int] = (1,),
+        unshuffle: int = 1,
+        image_residual: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = DegradationEncoder(num_in_ch, num_feat)
-        self.restorer = DegradationGuidedRestorer(num_in_ch, num_feat, num_group, num_block, with_sft, with_dcn)
+        self.unshuffle, self.image_residual = unshuffle, image_residual
+        channels = num_in_ch * unshuffle**2
+        self.encoder = DegradationEncoder(num_in_ch, num_feat, unshuffle)
+        self.restorer = DegradationGuidedRestorer(channels, num_feat, num_group, num_block, with_sft, with_dcn)
+        # Neither shows in the shapes of the weights. A network of the paper has no such buffers.
+        self.made_with = nn.Module()
+        for name, value, default in (('unshuffle', unshuffle, 1), ('image_residual', int(image_residual), 0)):
+            if value != default:
+                self.made_with.register_buffer(name, torch.tensor(value))
         if identity_init:
-            self.restorer.start_as_identity()
+            if image_residual:
+                self.restorer.start_as_zero()
+            else:
+                self.restorer.start_as_identity()
         deformable = (module for module in self.restorer.modules() if isinstance(module, GuidedDeformConv))
         for module, dilation in zip(deformable, itertools.cycle(dilated_init), strict=False):
             module.start_dilated(dilation)
@@ -305,7 +339,11 @@ class AirNet(nn.Module):
             z = encoding.z if encode else self.encoder.represent(x)
         if not restore:
             return encoding
-        restored = self.restorer(x, z)
+        restored = self.restorer(pixel_blocks(x, self.unshuffle), z)
+        if self.unshuffle > 1:
+            restored = F.pixel_shuffle(restored, self.unshuffle)[..., : x.shape[2], : x.shape[3]]
+        if self.image_residual:
+            restored = x + restored
         return (restored, encoding) if encode else restored
 
 
@@ -313,5 +351,5 @@ def overlap_of(network: AirNet) -> int:
     """Pixels that neighbouring tiles share: more where the network looks further, as its resting offsets tell."""
     deformable = (module for module in network.modules() if isinstance(module, GuidedDeformConv))
     distance = sum(float(module.conv_offset_mask.bias[:18].detach().abs().max()) for module in deformable)
-    # Five times as many, measured on the network that ships; what is flat and bright is judged from far around it.
-    return OVERLAP + 10 * math.ceil(distance / 2)
+    # Five times as many, measured on a network of 32 features; what is flat and bright is judged from far around it.
+    return network.unshuffle * (OVERLAP + 10 * math.ceil(distance / 2))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.airnet import MADE_WITH
 from airnet_basicsr.network.files import write_whole
 
 StateDict = dict[str, Tensor]
@@ -189,6 +190,11 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: str | PathL
         f'{name} has shape {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}'
         for name in expected
         if name in state and state[name].shape != expected[name].shape
+    ]
+    faults += [
+        f'{name} is {state[name].item()} instead of {expected[name].item()}'
+        for name in expected
+        if name.startswith(MADE_WITH) and name in state and not torch.equal(state[name].cpu(), expected[name].cpu())
     ]
     if faults:
         shown = '; '.join(faults[:4]) + ('; ...' if len(faults) > 4 else '')

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.network.airnet import AirNet
+from airnet_basicsr.network.airnet import MADE_WITH, AirNet
 from airnet_basicsr.network.checkpoints import from_official, load_strictly
 
 # What only the embedding needs; files for inference leave it out.
@@ -49,15 +49,43 @@ def detect(state: Mapping[str, Tensor]) -> bool:
 def network_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of :class:`~airnet_basicsr.network.airnet.AirNet` that fit ``state``, in our names."""
     head = state[_HEAD]
+    markers = _markers(state)
     places = [m for m in (re.match(r'restorer\.groups\.(\d+)\.blocks\.(\d+)\.', name) for name in state) if m]
     return {
-        'num_in_ch': head.shape[1],
+        'num_in_ch': head.shape[1] // markers['unshuffle'] ** 2,
         'num_feat': head.shape[0],
         'num_group': 1 + max((int(place[1]) for place in places), default=-1),
         'num_block': 1 + max((int(place[2]) for place in places), default=-1),
         'with_sft': any('.sft.' in name for name in state),
         'with_dcn': any('.dcn.conv_offset_mask.' in name for name in state),
+        'unshuffle': markers['unshuffle'],
+        'image_residual': bool(markers['image_residual']),
     }
+
+
+def _markers(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """What the file says of the options that no shape shows; the paper's network says nothing."""
+    markers = {'unshuffle': 1, 'image_residual': 0}
+    for name, tensor in state.items():
+        if not name.startswith(MADE_WITH):
+            continue
+        option = name.removeprefix(MADE_WITH)
+        if option not in markers:
+            raise InputError(
+                f'the network was made with the option `{option}`, which this version does not know: a newer '
+                'airnet-basicsr may'
+            )
+        known = {'unshuffle': range(2, 9), 'image_residual': range(1, 2)}[option]
+        value = tensor.item() if tensor.numel() == 1 else tuple(tensor.shape)
+        if value not in known:
+            raise InputError(f'the marker {name} is {value!r}; expected {known.start} to {known.stop - 1}')
+        markers[option] = int(value)
+    channels = state[_HEAD].shape[1]
+    if channels % markers['unshuffle'] ** 2:
+        raise InputError(
+            f'the marker {MADE_WITH}unshuffle is {markers["unshuffle"]}, but the head takes {channels} channels'
+        )
+    return markers
 
 
 def load(state: Mapping[str, Tensor], source: str = 'state dict') -> Descriptor:

@@ -24,6 +24,8 @@ SMALLEST_TILE = 2 * OVERLAP
 # Working memory of the network on one tile, in bytes: less speed is lost to overlaps, but beyond this hardly more.
 CPU_MEMORY = 900 * 2**20
 GPU_MEMORY = 8 * 2**30
+# Tiles begin at multiples of this: a network that works on blocks of pixels must find the same blocks in each.
+_ALIGN = 8
 # As PyTorch, ONNX Runtime, the C++ library and (the last) oneDNN say it.
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate', 'bad_alloc')
 _OUT_OF_MEMORY += ('could not create a primitive',)
@@ -159,7 +161,7 @@ class Restorer:
         """H x W x 1 or 3, restored band by band, so that only bands of tiles are ever held as float."""
         height, width = colours.shape[:2]
         # Where one side is short, the other may be longer than a tile's: fewer seams for the same memory.
-        overlap = min(self.overlap, tile // 2)
+        overlap = min(self.overlap, tile // 2) // (2 * _ALIGN) * 2 * _ALIGN
         rows = list(_cuts(height, max(tile, tile * tile // width), overlap))
         columns = list(_cuts(width, max(tile, tile * tile // height), overlap))
         white = np.float32(1 if colours.dtype == np.float32 else np.iinfo(colours.dtype).max)
@@ -276,7 +278,7 @@ def _resemblance(patches: Tensor, reference: dict[str, dict[str, Tensor]]) -> Re
 def _cuts(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Cut ``length`` pixels into equal pieces that overlap: where each lies, and the weights by which they add to 1."""
     count = 1 if length <= tile else math.ceil((length - overlap) / (tile - overlap))
-    between = [round(overlap / 2 + i * (length - overlap) / count) for i in range(1, count)]
+    between = [_ALIGN * round((overlap / 2 + i * (length - overlap) / count) / _ALIGN) for i in range(1, count)]
 
     def rise(at: np.ndarray, edge: int) -> np.ndarray:
         # Over the middle half of the overlap: what is nearer to a tile's end knows too little of its surroundings.

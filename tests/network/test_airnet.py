@@ -1,9 +1,14 @@
 """The network's size, its ablations and the pictures it takes; its numbers are checked in test_golden.py."""
 
+import math
+
 import pytest
 import torch
 
-from airnet_basicsr.network.airnet import AirNet
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.network import recognise
+from airnet_basicsr.network.airnet import MADE_WITH, AirNet
+from airnet_basicsr.network.checkpoints import load_strictly
 
 
 def count(module):
@@ -18,13 +23,17 @@ def test_sizes_of_the_release():
 
 
 @pytest.mark.parametrize('size', [(1, 1), (5, 3), (17, 32)])
-@pytest.mark.parametrize('ablation', [{}, {'with_sft': False}, {'with_dcn': False}])
-def test_every_variant_restores_any_size(ablation, size):
-    net = AirNet(num_feat=8, num_group=2, num_block=1, **ablation).eval()
+@pytest.mark.parametrize(
+    'variant',
+    [{}, {'with_sft': False}, {'with_dcn': False}, {'unshuffle': 2}, {'unshuffle': 2, 'image_residual': True}],
+)
+def test_every_variant_restores_any_size(variant, size):
+    net = AirNet(num_feat=8, num_group=2, num_block=1, **variant).eval()
     x = torch.rand(2, 3, *size)
     restored, encoding = net(x, encode=True)
     assert restored.shape == x.shape
-    assert encoding.z.shape == (2, 8, *size)
+    side = variant.get('unshuffle', 1)
+    assert encoding.z.shape == (2, 8, *(math.ceil(length / side) for length in size))
     assert encoding.embedding.shape == encoding.projection.shape == (2, 32)
     torch.testing.assert_close(net(x), restored)
 
@@ -75,3 +84,45 @@ def test_dilated_init_starts_as_dilated_convolutions_in_turn():
         weight = module.dcn.weight
         expected = 0.5 * torch.nn.functional.conv2d(x, weight, padding=dilation, dilation=dilation)
         torch.testing.assert_close(module.dcn(x, z), expected)
+
+
+@pytest.mark.parametrize(
+    'options', [{'unshuffle': 2}, {'image_residual': True}, {'unshuffle': 4, 'image_residual': True}]
+)
+def test_a_file_tells_the_options_that_no_shape_shows(options):
+    net = AirNet(num_feat=16, num_group=1, num_block=1, **options).eval()
+    described = recognise.load(net.state_dict())
+    assert {key: described.options[key] for key in options} == options
+    x = torch.rand(1, 3, 20, 24)
+    torch.testing.assert_close(described.model(x), net(x), rtol=0, atol=0)
+
+
+def test_the_network_of_the_paper_has_no_marker():
+    assert not [name for name in AirNet().state_dict() if name.startswith(MADE_WITH)]
+
+
+@pytest.mark.parametrize(
+    ('marker', 'value', 'said'),
+    [('lens', 1, 'newer'), ('unshuffle', 1, 'unshuffle'), ('unshuffle', 3, '12 channels'), ('image_residual', 7, '7')],
+)
+def test_markers_that_are_not_understood_are_refused(marker, value, said):
+    state = AirNet(num_feat=16, num_group=1, num_block=1, unshuffle=2).state_dict()
+    state[MADE_WITH + marker] = torch.tensor(value)
+    with pytest.raises(InputError, match=said):
+        recognise.load(state)
+
+
+def test_weights_made_with_other_options_are_not_loaded():
+    state = AirNet(num_feat=16, num_group=1, num_block=1, unshuffle=2).state_dict()
+    net = AirNet(num_feat=16, num_group=1, num_block=1, unshuffle=2, image_residual=True)
+    with pytest.raises(InputError, match='image_residual is missing'):
+        load_strictly(net, state, 'file.pth')
+    state[f'{MADE_WITH}image_residual'] = torch.tensor(0)
+    with pytest.raises(InputError, match='image_residual is 0 instead of 1'):
+        load_strictly(net, state, 'file.pth')
+
+
+def test_with_the_residual_an_untrained_network_gives_back_its_input():
+    net = AirNet(num_feat=16, num_group=1, num_block=1, unshuffle=2, image_residual=True, identity_init=True)
+    x = torch.rand(1, 3, 9, 11)
+    torch.testing.assert_close(net(x), x, rtol=0, atol=0)
