@@ -31,8 +31,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title='datasets and commands', metavar='WHAT')
     for name, dataset in DATASETS.items():
         command = commands.add_parser(name, help=f'writes {" and ".join(_lmdbs(dataset.lmdb, dataset.published))}')
-        command.add_argument('--source', type=_folder, nargs='+', required=True, metavar='FOLDER',
-                             help='download folder; its layout is recognised (several only for sets of clean images)')
+        command.add_argument(
+            '--source',
+            type=_folder,
+            nargs='+',
+            required=True,
+            metavar='FOLDER',
+            help='download folder; its layout is recognised (several only for sets of clean images)',
+        )
         _add_writing(command)
         command.set_defaults(run=_prepare, dataset=name)
     command = commands.add_parser('clean', help='any clean images of your own')
@@ -43,8 +49,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser('pairs', help='any pairs of your own')
     command.add_argument('--name', required=True, type=_name, help='name of the LMDBs, which end in _gt and _lq')
     command.add_argument('--gt', type=_folder, required=True, metavar='FOLDER', help='clean images')
-    command.add_argument('--lq', type=_folder, required=True, metavar='FOLDER',
-                         help='degraded images: of the same names, or NAME_anything for the clean image NAME')
+    command.add_argument(
+        '--lq',
+        type=_folder,
+        required=True,
+        metavar='FOLDER',
+        help='degraded images: of the same names, or NAME_anything for the clean image NAME',
+    )
     _add_writing(command)
     command.set_defaults(run=_prepare, dataset='pairs')
     _add_verify(commands)
@@ -55,13 +66,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_writing(command: argparse.ArgumentParser) -> None:
-    command.add_argument('--out', type=_path, default=Path('datasets'), metavar='FOLDER',
-                         help='where the LMDBs go (default: datasets)')
-    command.add_argument('--on-error', choices=('stop', 'skip'), default='stop',
-                         help='at an unusable image: stop (default), or leave it out and exit with status 1 at the end')
+    command.add_argument(
+        '--out', type=_path, default=Path('datasets'), metavar='FOLDER', help='where the LMDBs go (default: datasets)'
+    )
+    command.add_argument(
+        '--on-error',
+        choices=('stop', 'skip'),
+        default='stop',
+        help='at an unusable image: stop (default), or leave it out and exit with status 1 at the end',
+    )
     command.add_argument('--overwrite', action='store_true', help='replace LMDBs that this program wrote before')
-    command.add_argument('--sub-images', type=int, nargs=2, metavar=('SIZE', 'STEP'),
-                         help='cut into squares of SIZE pixels every STEP pixels: faster to read, larger on disk')
+    command.add_argument(
+        '--sub-images',
+        type=int,
+        nargs=2,
+        metavar=('SIZE', 'STEP'),
+        help='cut into squares of SIZE pixels every STEP pixels: faster to read, larger on disk',
+    )
     _add_workers(command)
 
 
@@ -97,35 +118,74 @@ close-ups and white things nearby.""",
     command.add_argument('--out', type=_path, required=True, metavar='FOLDER', help='a new or empty folder')
     command.add_argument('--seed', type=int, default=0, help='(default: 0)')
     rain = command.add_argument_group('rain; each image draws its value from the range')
-    rain.add_argument('--angle', type=float, nargs=2, default=(-30, 30), metavar=('FROM', 'TO'),
-                      help='degrees from the vertical, above 0 leaning to the right (default: -30 30)')
-    rain.add_argument('--density', type=float, nargs=2, default=(0.0015, 0.0035), metavar=('FROM', 'TO'),
-                      help='streaks per pixel (default: 0.0015 0.0035)')
-    rain.add_argument('--length', type=int, nargs=2, default=(20, 40), metavar=('FROM', 'TO'),
-                      help='pixels of the longest streaks (default: 20 40)')
+    rain.add_argument(
+        '--angle',
+        type=float,
+        nargs=2,
+        default=(-30, 30),
+        metavar=('FROM', 'TO'),
+        help='degrees from the vertical, above 0 leaning to the right (default: -30 30)',
+    )
+    rain.add_argument(
+        '--density',
+        type=float,
+        nargs=2,
+        default=(0.0015, 0.0035),
+        metavar=('FROM', 'TO'),
+        help='streaks per pixel (default: 0.0015 0.0035)',
+    )
+    rain.add_argument(
+        '--length',
+        type=int,
+        nargs=2,
+        default=(20, 40),
+        metavar=('FROM', 'TO'),
+        help='pixels of the longest streaks (default: 20 40)',
+    )
     haze = command.add_argument_group("haze; airlight and scattering are drawn from RESIDE's 5 x 7 values")
-    haze.add_argument('--per-image', type=int, choices=range(1, 36), default=1, metavar='N',
-                      help='hazy images of each clean one, 1 to 35 (default: 1)')
-    haze.add_argument('--depth', type=_folder, metavar='FOLDER',
-                      help='depth maps named as the images: .npy (about 2 near, 20 far), or grey images (white: 20)')
-    command.add_argument('--sigma', type=float, nargs=2, default=(15, 50), metavar=('FROM', 'TO'),
-                         help='noise: standard deviation, drawn from the range (default: 15 50)')
+    haze.add_argument(
+        '--per-image',
+        type=int,
+        choices=range(1, 36),
+        default=1,
+        metavar='N',
+        help='hazy images of each clean one, 1 to 35 (default: 1)',
+    )
+    haze.add_argument(
+        '--depth',
+        type=_folder,
+        metavar='FOLDER',
+        help='depth maps named as the images: .npy (about 2 near, 20 far), or grey images (white: 20)',
+    )
+    command.add_argument(
+        '--sigma',
+        type=float,
+        nargs=2,
+        default=(15, 50),
+        metavar=('FROM', 'TO'),
+        help='noise: standard deviation, drawn from the range (default: 15 50)',
+    )
     _add_workers(command)
     command.set_defaults(run=_synthesize)
 
 
 def _add_noisy(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        'noisy', help='write noisy test sets as files, for other software',
+        'noisy',
+        help='write noisy test sets as files, for other software',
         description='Writes gt/ and sigmaN/ (or spatial/) as PNG. The noise is that of the validation datasets with '
-                    "noise protocol 'uint8': clipped and truncated to 8 bits, as in the official release.",
+        "noise protocol 'uint8': clipped and truncated to 8 bits, as in the official release.",
     )
-    command.add_argument('--source', type=_folder, required=True, metavar='FOLDER',
-                         help='clean images such as CBSD68, loose or an LMDB')
+    command.add_argument(
+        '--source', type=_folder, required=True, metavar='FOLDER', help='clean images such as CBSD68, loose or an LMDB'
+    )
     command.add_argument('--out', type=_path, required=True, metavar='FOLDER', help='a new or empty folder')
     command.add_argument('--sigma', type=float, nargs='*', default=(15, 25, 50), help='(default: 15 25 50)')
-    command.add_argument('--spatial', action='store_true',
-                         help='also the set of Table 6: four quarters of each image with sigma 0, 15, 25, 50')
+    command.add_argument(
+        '--spatial',
+        action='store_true',
+        help='also the set of Table 6: four quarters of each image with sigma 0, 15, 25, 50',
+    )
     command.add_argument('--seed', type=int, default=0, help='(default: 0)')
     command.set_defaults(run=_noisy)
 

@@ -141,8 +141,16 @@ def test_the_toolbox_reads_pairs(prepared: dict[tuple[str, str], Path]) -> None:
 def test_each_hazy_image_is_read_with_its_clean_one(prepared: dict[tuple[str, str], Path]) -> None:
     out = prepared['ots', 'reside']
     pairs = {'type': 'PairedImages', 'dataroot_gt': str(out / 'OTS_gt.lmdb'), 'dataroot_lq': str(out / 'OTS_lq.lmdb')}
-    dataset = MultiDegradationDataset({'phase': 'train', 'name': 'x', 'type': 'MultiDegradationDataset',
-                                       'gt_size': 128, 'contrastive': False, 'degradations': {'haze': pairs}})
+    dataset = MultiDegradationDataset(
+        {
+            'phase': 'train',
+            'name': 'x',
+            'type': 'MultiDegradationDataset',
+            'gt_size': 128,
+            'contrastive': False,
+            'degradations': {'haze': pairs},
+        }
+    )
     assert len(dataset) == 4
     # The hazy images are 0.7 J + 40 or 41: a wrong partner would not fit.
     for item in dataset:
