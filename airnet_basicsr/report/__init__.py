@@ -1,13 +1,1 @@
 """``python -m airnet_basicsr.report results/A [results/B ...]``: tables and a page from the files of tests."""
-
-from airnet_basicsr.errors import InputError, end_in_one_line
-
-try:
-    import jinja2  # noqa: F401
-    import matplotlib  # noqa: F401
-    import sklearn  # noqa: F401
-except ImportError as error:
-    end_in_one_line()  # `python -m airnet_basicsr.report` imports this before its main() could ask for it
-    raise InputError(
-        f'the report needs the package {error.name}, which is not there: pip install "airnet-basicsr[report]"'
-    ) from error

@@ -1,5 +1,8 @@
 """``python -m airnet_basicsr.report``."""
 
+from airnet_basicsr.report import _packages  # noqa: F401  (before what needs them)
+
+# ruff: isort: split
 import argparse
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,5 +1,8 @@
 """``python -m airnet_basicsr.report.card``: a trained network's card, for those who are given its file."""
 
+from airnet_basicsr.report import _packages  # noqa: F401  (before what needs them)
+
+# ruff: isort: split
 import argparse
 import datetime
 import platform

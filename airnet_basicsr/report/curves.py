@@ -1,5 +1,8 @@
 """``python -m airnet_basicsr.report.curves``: learning curves of trainings, from what they logged for TensorBoard."""
 
+from airnet_basicsr.report import _packages  # noqa: F401  (before what needs them)
+
+# ruff: isort: split
 import argparse
 import itertools
 from pathlib import Path

@@ -1,7 +1,6 @@
 """The report as Markdown, LaTeX, JSON and HTML."""
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from airnet_basicsr.report.grids import GAP, Grid
+from airnet_basicsr.report.tables import plain
 
 CAPTION = (
     'Rows marked "published" are the figures printed in the paper; all others were measured by this software. '
@@ -140,15 +140,7 @@ def _latex_grid(grid: Grid) -> list[str]:
 
 def to_json(report: dict[str, Any]) -> str:
     """Everything but the pictures; infinite and undefined values as ``"inf"`` and ``"nan"``."""
-    return json.dumps(_plain(report), indent=1, ensure_ascii=False) + '\n'
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(plain(report), indent=1, ensure_ascii=False) + '\n'
 
 
 def to_html(report: dict[str, Any], sections: dict[str, list[Grid]], pictures: list[dict[str, Any]], maps: Any) -> str:

@@ -158,6 +158,15 @@ def plain_mean(mean: Mean | None) -> dict[str, Any] | None:
     }
 
 
+def plain(value: Any) -> Any:
+    """As JSON knows it: infinite and undefined values in words."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _average(cells: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     """Over all columns; a gap in a row leaves its average a gap too."""
     averages = {}

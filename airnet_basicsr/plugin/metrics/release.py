@@ -4,13 +4,11 @@ from typing import Any
 
 import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.metrics.images import exact_rgb
-
-WINDOW = 7  # of skimage's SSIM
+from airnet_basicsr.plugin.metrics.similarity import UNIFORM, psnr, ssim_maps
 
 
 @METRIC_REGISTRY.register()
@@ -35,8 +33,7 @@ def calculate_psnr_release(
         InputError: The two images differ in size.
     """
     restored, clean = _pair(img, img2, float_img, float_img2)
-    with np.errstate(divide='ignore'):  # equal images: infinite
-        return float(peak_signal_noise_ratio(clean, restored, data_range=1))
+    return psnr(restored, clean, peak=1)
 
 
 @METRIC_REGISTRY.register()
@@ -59,12 +56,8 @@ def calculate_ssim_release(
         InputError: The two images differ in size, or are smaller than the window.
     """
     restored, clean = _pair(img, img2, float_img, float_img2)
-    if min(clean.shape[:2]) < WINDOW:
-        raise InputError(
-            f'calculate_ssim_release: the image has {clean.shape[1]}x{clean.shape[0]} pixels, less than the window of '
-            f'{WINDOW}x{WINDOW}'
-        )
-    return float(structural_similarity(clean, restored, win_size=WINDOW, data_range=1, channel_axis=2))
+    (found,) = ssim_maps(restored, clean, 1, UNIFORM, (True,))
+    return float(found.mean())
 
 
 def _pair(
