@@ -17,12 +17,13 @@ from airnet_basicsr.report.figures import embedding_map, gain_histogram
 from airnet_basicsr.report.pictures import choose_pictures, encode
 from airnet_basicsr.report.published import SOURCE
 from airnet_basicsr.report.runs import Run, read_runs
-from airnet_basicsr.report.tables import comparisons, measurements, paper_tables
+from airnet_basicsr.report.tables import comparisons, measurements, metrics_apart, paper_tables
 from airnet_basicsr.report.understanding import understand
 
-PAPER, MEASURED, BESIDE, UNDERSTOOD = (
+PAPER, MEASURED, HARM, BESIDE, UNDERSTOOD = (
     "The paper's tables",
     'All measurements',
+    'Harm',
     'Runs side by side',
     'Is the degradation understood?',
 )
@@ -46,7 +47,7 @@ def write_report(runs: Sequence[Run], out: Path) -> None:
         'date': datetime.now().astimezone().isoformat(timespec='seconds'),
         'airnet_basicsr': airnet_basicsr.__version__,
         'source': SOURCE,
-        'notes': [note for run in runs for note in run.notes] + notes,
+        'notes': [note for run in runs for note in run.notes] + metrics_apart(runs) + notes,
         'runs': told,
         'tables': paper_tables(runs),
         'comparisons': comparisons(runs),
@@ -61,6 +62,7 @@ def write_report(runs: Sequence[Run], out: Path) -> None:
     sections = {
         PAPER: [grids.paper_grid(table) for table in report['tables']],
         MEASURED: [grids.measurement_grid(run) for run in told],
+        HARM: [grid for grid in (grids.harm_grid(told),) if grid.rows],
         BESIDE: [grids.comparison_grid(list(entries)) for _, entries in by_run],
         UNDERSTOOD: [grids.understanding_grid(told), *(grids.confusion_grid(run) for run in understood)],
     }

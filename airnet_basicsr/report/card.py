@@ -5,19 +5,17 @@ from airnet_basicsr.report import _packages  # noqa: F401  (before what needs th
 # ruff: isort: split
 import argparse
 import datetime
-import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from airnet_basicsr.errors import InputError, end_in_one_line
 from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.network.model_files import info
 from airnet_basicsr.plugin.options import load_options
 from airnet_basicsr.report.curves import Curves, read_curves
+from airnet_basicsr.report.harm import MARGIN, Harm
 from airnet_basicsr.report.runs import Run, describe_making, read_runs
 from airnet_basicsr.report.tables import incomparable
 from airnet_basicsr.report.understanding import understand
@@ -56,13 +54,13 @@ def _training(experiment: Path) -> Iterator[str]:
     except (OSError, ValueError) as error:
         raise InputError(f'{experiment} must hold the option file and logs of one training: {error}') from error
     curves = read_curves(experiment.parent.parent / 'tb_logger' / experiment.name)
-    yield from (f'- {fact}' for fact in _facts(load_options(options_file), curves, logs[-1] if logs else ''))
+    yield from (f'- {fact}' for fact in _facts(load_options(options_file), curves, '\n'.join(logs)))
     yield from ('', '### Learning curve', '', *_learning_curve(curves))
 
 
 def _facts(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
     data, train = opt['datasets']['train'], opt['train']
-    processes = int(next(iter(re.findall(r'^\s*world_size: (\d+)', log, re.MULTILINE)), 1))
+    processes = int(next(reversed(_told(log, r'^\s*world_size: (\d+)')), 1))
     patches = len(data['degradations']) * data['batch_size_per_gpu'] * processes
     for name, degradation in data['degradations'].items():
         yield f'data, {name}: {_words(degradation)}'
@@ -78,19 +76,19 @@ def _facts(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
             yield f'{key}: {_words(train[key])}'
     yield f'precision of the restorer: {train.get("amp") or "float32"}; seed {opt["manual_seed"]}'
     yield f'time: {datetime.timedelta(seconds=round(curves.seconds))} by the clock, validations not included'
-    yield f'hardware: {_hardware(opt["num_gpu"])}, {processes} process(es); torch {torch.__version__}'
+    # As the training's log has it: the card may be written elsewhere and later.
+    machines = _told(log, r'Hardware: (.+)$') or ['not told in the log']
+    versions = _told(log, r'^\s*PyTorch: (\S+)') or ['of unknown version']
+    yield f'hardware: {", then ".join(machines)}; {processes} process(es); PyTorch {", then ".join(versions)}'
 
 
 def _words(described: dict[str, Any]) -> str:
     return ', '.join(str(value) if key == 'type' else f'{key} {value}' for key, value in described.items())
 
 
-def _hardware(gpus: int) -> str:
-    if gpus:
-        return f'{gpus} x {torch.cuda.get_device_name()}'
-    cpus = Path('/proc/cpuinfo')
-    names = re.findall(r'^model name\s*: (.+)$', cpus.read_text(), re.MULTILINE) if cpus.is_file() else []
-    return f'{len(names)} cores of {names[0]}' if names else platform.processor() or platform.machine()
+def _told(log: str, pattern: str) -> list[str]:
+    """What the logs of a training say, each thing once and the latest last."""
+    return list(dict.fromkeys(reversed(re.findall(pattern, log, re.MULTILINE))))[::-1]
 
 
 def _learning_curve(curves: Curves) -> Iterator[str]:
@@ -109,21 +107,37 @@ def _figures(run: Run, dataset: str, which: str) -> str:
     return ' / '.join(f'{mean.value:.{digits}f}' for mean, digits in zip(means, (2, 4), strict=True) if mean)
 
 
+def _harm(harm: Harm | None) -> tuple[str, str]:
+    if harm is None:
+        return '', ''
+    if harm.given_back is not None:
+        return f'clean ones come back at {harm.given_back:.2f} dB', f'the worst at {harm.least:.2f} dB'
+    return f'{harm.share:.0%}', f'{harm.worst:.2f} dB' if harm.worst > 0 else 'none'
+
+
 def _measured(runs: list[Run]) -> Iterator[str]:
     run, *others = runs
+    if not run.pairs:
+        raise InputError(
+            f'{run.folder} has no PSNR: put calculate_psnr into val:metrics of its option file and test again'
+        )
     pair = run.pairs[0]
-    yield f'`{pair.protocol}`, means over the images of each set.'
+    yield f'`{pair.protocol}`, means over the images of each set. Made worse: by more than {MARGIN} dB.'
     yield ''
-    yield '| | images | protocol | input | restored | gain |' + ''.join(f' against {other.name} |' for other in others)
-    yield '| --- | ---: | --- | ---: | ---: | ---: |' + ' ---: |' * len(others)
+    yield (
+        '| | images | protocol | input | restored | gain | made worse | worst loss |'
+        + ''.join(f' against {other.name} |' for other in others)
+    )
+    yield '| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |' + ' ---: |' * len(others)
     for dataset, records in run.images.items():
         before, after = (_figures(run, dataset, which) for which in ('input', 'metrics'))
         psnr = run.mean(dataset, pair.psnr).value
         cells = [dataset, str(len(records)), describe_making(*run.making(dataset)), before]
-        cells += [after, f'{run.mean(dataset, pair.psnr, "gain").value:+.2f} dB']
+        gain = run.mean(dataset, pair.psnr, 'gain')
+        cells += [after, f'{gain.value:+.2f} dB' if gain else '', *_harm(run.harm(dataset))]
         for other in others:
             same_inputs = dataset in other.images and not incomparable(run, other, dataset)
-            mean = other.mean(dataset, pair.psnr) if same_inputs else None
+            mean = other.mean(dataset, other.named(run.metrics[pair.psnr])) if same_inputs else None
             cells.append(f'{psnr - mean.value:+.2f} dB' if mean else '')
         yield '| ' + ' | '.join(cells) + ' |'
     understood = understand(run.folder)

@@ -33,10 +33,12 @@ STYLE = {
 def gain_histogram(runs: Sequence[Run], dataset: str) -> Markup | None:
     """How many images gained how much PSNR; None where nothing was restored and measured."""
     gains = {}
+    metric_of_all = next((run.metrics[run.pairs[0].psnr] for run in runs if run.pairs), None)
     for run in runs:
         if run.info.get('model_type') == 'NoRestoration':
             continue  # gains nothing
-        values = run.values(dataset, run.pairs[0].psnr, 'gain').values() if run.pairs else ()
+        metric = run.named(metric_of_all) if metric_of_all else None
+        values = run.values(dataset, metric, 'gain').values() if metric else ()
         finite = [value for value in values if math.isfinite(value)]
         if finite:
             gains[run.name] = finite

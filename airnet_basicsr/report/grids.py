@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from airnet_basicsr.report.harm import CAP, MARGIN
 from airnet_basicsr.report.tables import QUANTITIES
 
 GAP = '—'
@@ -132,6 +133,36 @@ def measurement_grid(run: dict[str, Any]) -> Grid:
             ]
             rows.append(Row('run', [[cell] for cell in cells]))
     return Grid(f'All that {run["name"]} measured', header, rows, 3)
+
+
+def harm_grid(runs: Sequence[dict[str, Any]]) -> Grid:
+    """How much each run harms the images of each dataset; see :class:`~airnet_basicsr.report.harm.Harm`."""
+    header = ['Run', 'Dataset', 'Images', 'Made worse', 'Worst loss', 'of', 'Clean ones come back at', 'the worst']
+    grid = Grid('Images that end worse than they came', header, [], 2)
+    for run in runs:
+        for measured in run['measurements']:
+            harm = measured['harm']
+            if harm is None:
+                continue
+            share, worst = harm['share_made_worse'], harm['worst_loss']
+            clean = harm['clean_given_back'] is not None
+            cells = [
+                Text(run['name']),
+                Text(measured['dataset']),
+                Text(str(harm['images'])),
+                Text(GAP if clean else f'{100 * share:.1f} %', 'worse' if share and not clean else ''),
+                Text(GAP if clean or worst <= 0 else number(worst, 2)),
+                Text(GAP if clean or worst <= 0 else harm['worst_image']),
+                Text(number(harm['clean_given_back'], 2)),
+                Text(number(harm['clean_least'], 2)),
+            ]
+            grid.rows.append(Row('run', [[cell] for cell in cells]))
+    if grid.rows:
+        grid.remarks.append(
+            f'By PSNR in dB. Losses up to {MARGIN} dB are not counted. Of datasets whose inputs are the clean images: '
+            f'the mean and the lowest PSNR of what comes back, each capped at {CAP:g} dB.'
+        )
+    return grid
 
 
 def comparison_grid(comparisons: Sequence[dict[str, Any]]) -> Grid:

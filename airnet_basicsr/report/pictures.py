@@ -129,9 +129,12 @@ def _choice(runs: Sequence[Run], dataset: str, key: str, source: Dataset, metric
         if picture is None or picture.shape != clean.shape:
             state = 'missing' if not path.is_file() else 'damaged or of another size'
             raise InputError(f'{path} is {state}: test again with `--force_yml val:save_img=true`')
-        gains[run.name] = run.values(dataset, metric, 'gain').get(key)
+        its_name = run.named(runs[0].metrics[metric])  # None: it measured another PSNR, which no page shows beside this
+        gain = run.values(dataset, its_name, 'gain').get(key) if its_name else None
+        if gain is not None:
+            gains[run.name] = gain
         label = 'restored' if len(runs) == 1 else f'restored, {run.name}'
-        layers.append({'name': label, 'psnr': its['metrics'].get(metric), 'picture': picture})
+        layers.append({'name': label, 'psnr': its['metrics'].get(its_name), 'picture': picture})
     layers.append({'name': 'clean', 'psnr': None, 'picture': clean})
     return {'image': key, 'gains': gains, 'size': list(clean.shape[:2]), 'layers': layers}
 

@@ -12,6 +12,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.report.harm import Harm
 
 RECORD_KEYS = ('dataset', 'image', 'index', 'protocol', 'seed', 'crop_multiple', 'lq_crc32', 'metrics', 'input')
 CONFIDENCE = 0.95
@@ -118,6 +119,18 @@ class Run:
                 if metric in record['metrics'] and metric in record['input']
             }
         return {record['key']: record[which][metric] for record in records if metric in record[which]}
+
+    def named(self, metric: dict[str, Any]) -> str | None:
+        """What this run calls a metric that another run may call otherwise; None if it has not measured it."""
+        wanted = describe_metric(metric)
+        return next((name for name, candidate in self.metrics.items() if describe_metric(candidate) == wanted), None)
+
+    def harm(self, dataset: str) -> Harm | None:
+        """By the first PSNR; None without one, or without inputs."""
+        if not self.pairs:
+            return None
+        metric = self.pairs[0].psnr
+        return Harm.of(self.values(dataset, metric), self.values(dataset, metric, 'input'))
 
     def mean(self, dataset: str, metric: str | None, which: str = 'metrics') -> Mean | None:
         """None without values."""

@@ -223,6 +223,17 @@ def incomparable(first: Run, second: Run, dataset: str) -> str | None:
     return None
 
 
+def metrics_apart(runs: Sequence[Run]) -> list[str]:
+    """Which runs have measured no PSNR that the first has, so that nothing can stand beside it."""
+    first = runs[0]
+    return [
+        f'{run.name} has measured no PSNR that {first.name} has measured too ({run.pairs[0].protocol}, '
+        f'{first.pairs[0].protocol}): their gains are not shown side by side'
+        for run in runs[1:]
+        if run.pairs and first.pairs and not any(first.named(run.metrics[pair.psnr]) for pair in run.pairs)
+    ]
+
+
 def images_apart(first: Run, second: Run, dataset: str) -> str | None:
     """Which images of a dataset only one of two runs has."""
     checksums = first.checksums(dataset), second.checksums(dataset)
@@ -238,6 +249,7 @@ def measurements(run: Run) -> list[dict[str, Any]]:
     """All metrics of a run on all datasets: of the restored images, the input, and the gain."""
     rows = []
     for dataset, records in run.images.items():
+        harm = run.harm(dataset)
         seconds = [record['seconds'] for record in records if isinstance(record.get('seconds'), int | float)]
         rows.append(
             {
@@ -246,6 +258,7 @@ def measurements(run: Run) -> list[dict[str, Any]]:
                 'protocol': describe_making(*run.making(dataset)),
                 'images': len(records),
                 'seconds': sum(seconds) / len(seconds) if seconds else None,
+                'harm': harm and harm.plain(),
                 'metrics': [
                     {
                         'name': name,
@@ -274,9 +287,10 @@ def comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
             entry = {'dataset': dataset, 'first': first.name, 'second': run.name, 'refused': reason, 'metrics': []}
             entry['note'] = None if reason else images_apart(first, run, dataset)
             for name, metric in run.metrics.items():
-                if reason or first.metrics.get(name) != metric:
+                its_name = first.named(metric)
+                if reason or its_name is None:
                     continue
-                values = first.values(dataset, name), run.values(dataset, name)
+                values = first.values(dataset, its_name), run.values(dataset, name)
                 common = [
                     key
                     for key in values[0]

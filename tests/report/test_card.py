@@ -47,6 +47,7 @@ def test_card(trained):
     assert '20 iterations of 2 patches of 24 x 24 pixels' in card
     assert 'data, noise: GaussianNoise, sigma 25, dataroot_gt datasets/BSD400.lmdb' in card
     (psnr,) = re.findall(r'# psnr: ([\d.]+)', log)
+    assert re.search(r'\| [\d.]+ \| [+-][\d.]+ dB \| \d+% \| ([\d.]+ dB|none) \|', card)  # restored, gain, harm
     assert f'| {float(psnr):.2f} |' in card.partition('## Measured')[2]
     # The average is tested and validated alike, so the curve ends in the test's value.
     assert re.search(rf'\| 20 \| {float(psnr):.2f} \|', card)

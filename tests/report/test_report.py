@@ -329,6 +329,85 @@ def test_datasets_without_results_are_told(copied):
     assert 'no results of the dataset Rain100L' in ' '.join(read_run(small).notes)
 
 
+def rename(folder, name, **metrics):
+    """A copy of a test's folder, as of a run with another name and other names of its metrics."""
+    copy = folder.parent / 'copy'
+    shutil.copytree(folder, copy)
+    info = json.loads((copy / 'run.json').read_text())
+    info['name'] = name
+    info['options']['val']['suffix'] = 'small'  # of the kept pictures
+    info['metrics'] = {metrics.get(key, key): value for key, value in info['metrics'].items() if metrics.get(key, key)}
+    (copy / 'run.json').write_text(json.dumps(info))
+    records = [json.loads(line) for line in (copy / 'per_image.jsonl').read_text().splitlines()]
+    for record in records:
+        for which in ('metrics', 'input'):
+            values = record[which].items()
+            record[which] = {metrics.get(key, key): value for key, value in values if metrics.get(key, key)}
+    (copy / 'per_image.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
+    return copy
+
+
+def test_a_metric_is_the_same_under_any_name(copied, tmp_path):
+    renamed = rename(copied[0], 'renamed', psnr='PSNR', ssim='similarity')
+    data = json.loads(write([copied[0], renamed], tmp_path / 'out')['json'])
+    compared = {entry['dataset']: {found['name']: found for found in entry['metrics']} for entry in data['comparisons']}
+    assert compared.keys() == set(DATASETS)
+    assert compared['Rain100L']['PSNR']['difference']['value'] == 0 and compared['Rain100L']['PSNR']['images'] == 5
+    for entry in data['pictures']:
+        for choice in entry['choices']:
+            assert choice['gains']['renamed'] == choice['gains']['small']
+
+
+def test_runs_without_a_common_psnr(copied, tmp_path):
+    """Their gains are of different metrics: none stands beside the other, and that is said."""
+    other = rename(copied[0], 'other', psnr=None, ssim=None)
+    other = other.rename(other.with_name('other'))
+    first = rename(copied[0], 'first', psnr_release=None, ssim_release=None)
+    written = write([first, other], tmp_path / 'out')
+    assert 'other has measured no PSNR that first has measured too' in written['md']
+    choice = json.loads(written['json'])['pictures'][0]['choices'][0]
+    assert choice['gains'].keys() == {'first'}
+
+
+def test_harm_is_told(copied, tmp_path):
+    small, change = copied
+
+    def harm_two(record):
+        if record['dataset'] == 'Rain100L':
+            psnr = {'chelsea4': 19.94, 'coffee3': 17.5}.get(record['image'], 30.0)
+            record['metrics']['psnr'], record['input']['psnr'] = psnr, 20.0
+        if record['dataset'] == 'Kodak12_sigma25':
+            record['metrics']['psnr'], record['input']['psnr'] = {'coffee3': 30.0}.get(record['image'], 'inf'), 'inf'
+
+    change(harm_two)
+    written = write([small, small.parent / 'none_at_all'], tmp_path / 'out')
+    data = json.loads(written['json'])['runs']
+    harm = {measured['dataset']: measured['harm'] for measured in data[0]['measurements']}
+    assert harm['Rain100L'] == {
+        'images': 5,
+        'share_made_worse': 0.4,
+        'worst_loss': pytest.approx(2.5),
+        'worst_image': 'coffee3',
+        'clean_given_back': None,
+        'clean_least': None,
+    }
+    assert harm['Kodak12_sigma25']['clean_given_back'] == pytest.approx((4 * 60 + 30) / 5)
+    table = {(row[0], row[1]): row[2:] for row in rows(written['md'], 'Images that end worse')}
+    assert table['small', 'Rain100L'] == ['5', '40.0 % ▼', '2.50', 'coffee3', '—', '—']
+    assert table['small', 'Kodak12\\_sigma25'] == ['5', '—', '—', '—', '54.00', '30.00']
+    assert table['none\\_at\\_all', 'CBSD68\\_sigma25'][1:3] == ['0.0 %', '—']
+    assert '40.0 %' in written['html'] and '40.0 \\%' in written['tex']
+
+
+def test_names_are_text_on_the_page(copied, tmp_path):
+    name = '<i>"A" & co'
+    html = write([copied[0], rename(copied[0], name)], tmp_path / 'out')['html']
+    assert '<i>' not in html
+    assert 'data-name="restored, &lt;i&gt;&#34;A&#34; &amp; co' in html
+    # In the head, a card, tables, the tags of pictures and the legend of a histogram.
+    assert html.count('&lt;i&gt;') > 10
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(browser.CHROMIUM is None, reason='there is no Chromium')
 @pytest.mark.parametrize('width', [1280, 400])
