@@ -1,5 +1,14 @@
 """Restoring people's own pictures. Nothing here knows BasicSR."""
 
-from airnet_basicsr.restore.restorer import Resemblance, Restorer
+from typing import Any
 
 __all__ = ['Resemblance', 'Restorer']
+
+
+def __getattr__(name: str) -> Any:
+    # At first use: reading a picture file needs no PyTorch.
+    if name in __all__:
+        from airnet_basicsr.restore import restorer
+
+        return getattr(restorer, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

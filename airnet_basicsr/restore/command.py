@@ -2,7 +2,9 @@
 
 import argparse
 import glob
+import io
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -20,10 +22,11 @@ from torch import distributed
 from tqdm import tqdm
 
 from airnet_basicsr.errors import InputError, end_in_one_line, message_of
-from airnet_basicsr.network.files import write_whole
+from airnet_basicsr.network.files import walk, write_whole
 from airnet_basicsr.restore.image_files import (
     DEEP_FORMATS,
     FORMATS,
+    READ_ONLY,
     SUFFIXES,
     Picture,
     read_picture,
@@ -36,6 +39,9 @@ EPILOG = """examples:
   airnet-restore photos/ -o restored/
   airnet-restore scan.tif -o clean.tif --compare --explain
   airnet-restore 'photos/**/*.jpg' -m model.pth --format png --depth 16
+
+AVIF, HEIC, JPEG XL, JPEG 2000, PPM and TGA are read, too, and written as PNG. What a new file cannot hold of its
+picture (a resolution, say) is listed at the end.
 
 The exit status is 0 when every picture was restored or already there, 1 when some failed (they are listed at the end,
 with the reasons), 130 after Ctrl-C. The same command again goes on where a run was interrupted.
@@ -56,6 +62,17 @@ class Job(NamedTuple):
 
 
 Failures = list[tuple[str, str]]
+
+
+class Done(NamedTuple):
+    """What became of some pictures so far."""
+
+    written: list[str]
+    """Those that were written."""
+    failures: Failures
+    """Those that were not, each with the reason."""
+    left_out: dict[str, list[str]]
+    """What the new files could not hold, and the pictures that it was in."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,19 +110,20 @@ def _walk(folder: Path, output: Path, failures: Failures) -> Iterator[Path]:
     """Pictures below ``folder``, without hidden files and without those below ``output``."""
 
     def unreadable(error: OSError) -> None:
-        failures.append((error.filename, f'the folder cannot be read: {error.strerror}'))
+        failures.append((str(error.filename), f'the folder cannot be read: {error.strerror}'))
 
-    for root, folders, names in os.walk(folder, onerror=unreadable):
-        inner = [name for name in folders if not name.startswith('.') and Path(root, name).resolve() != output]
-        folders[:] = sorted(inner)
-        for name in sorted(names):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith('.'):
-                yield Path(root, name)
+    inside = folder.resolve() in output.parents
+    for name in walk(folder, unreadable):
+        path = Path(name)
+        if path.suffix.lower() in SUFFIXES and not (inside and output in path.absolute().resolve().parents):
+            yield path
 
 
 def _sources(inputs: Iterable[str], output: Path, failures: Failures) -> Iterator[tuple[Path, Path]]:
     """Every picture that ``inputs`` name, with its place below the output folder."""
     for given in inputs:
+        if given.startswith('~') and not Path(given).exists():
+            given = os.path.expanduser(given)  # which a shell leaves alone in quotes
         path = Path(given)
         if path.is_dir():
             yield from ((found, found.relative_to(path)) for found in _walk(path, output, failures))
@@ -125,35 +143,63 @@ def _sources(inputs: Iterable[str], output: Path, failures: Failures) -> Iterato
             failures.append((given, 'there is no such file or folder'))
 
 
+def _output_file(args: argparse.Namespace) -> bool:
+    """Whether -o names the file of the one picture that was given.
+
+    Raises:
+        InputError: It names a file, but cannot be that of these pictures.
+    """
+    suffix = args.output.suffix.lower()
+    Image.init()
+    if args.output.is_dir() or suffix not in {*SUFFIXES, *Image.EXTENSION}:
+        return False
+    if suffix not in FORMATS:
+        known = ', '.join(FORMATS)
+        raise InputError(f'-o {args.output}: {suffix} cannot be written. Take one of {known}, or name a folder.')
+    if len(args.inputs) > 1 or not Path(args.inputs[0]).expanduser().is_file():
+        raise InputError(f'-o {args.output} names one file, which takes one picture: name a folder')
+    if args.format and FORMATS[suffix] != FORMATS[f'.{args.format}']:
+        raise InputError(f'-o {args.output} and --format {args.format} contradict each other: leave one out')
+    return True
+
+
 def plan(args: argparse.Namespace) -> tuple[list[Job], Failures]:
     """What to restore to where, before anything is read; with what cannot be done, and why."""
     failures: Failures = []
     output = args.output.resolve()
-    one_file = len(args.inputs) == 1 and Path(args.inputs[0]).is_file()
-    to_file = one_file and args.output.suffix.lower() in FORMATS and not args.output.is_dir()
+    to_file = _output_file(args)
     found = list(_sources(args.inputs, output, failures))
     sources = {source.resolve() for source, _ in found}
-    jobs: dict[Path, Job] = {}
+    jobs: list[Job] = []
+    taken: dict[Path, Job] = {}
     for source, place in found:
         target = args.output if to_file else args.output / place
-        if args.format:
+        if args.format and not to_file:
             target = target.with_suffix(f'.{args.format}')
         elif target.suffix.lower() not in FORMATS:
             target = target.with_name(f'{target.name}.png')
         beside = [target.with_name(target.name + suffix) for suffix in ('.json', '.compare.jpg')]
         job = Job(source, target, beside[0] if args.explain else None, beside[1] if args.compare else None)
-        other = jobs.get(target)
-        if target.resolve() in sources:
-            failures.append((str(source), f'would be written over {target}, an input: choose another -o'))
+        paths = [path for path in job[1:] if path is not None]
+        over = next((path for path in paths if path.resolve() in sources), None)
+        other = next((taken[path] for path in paths if path in taken), None)
+        if over:
+            failures.append((str(source), f'would be written over {over}, an input: choose another -o'))
         elif args.depth == 16 and FORMATS[target.suffix.lower()] not in DEEP_FORMATS:
             failures.append((str(source), f'{target.name} cannot hold 16 bits: add --format png or --format tiff'))
-        elif other and other.source.resolve() != source.resolve():
-            failures.append((str(source), f'would be written to {target}, as {other.source}: give the folder above'))
-        else:
-            jobs[target] = job
+        elif other is None:
+            jobs.append(job)
+            taken |= dict.fromkeys(paths, job)
+        elif other.source.resolve() != source.resolve() or other.target != target:
+            apart = 'restore it by itself, with another -o'
+            if args.format and other.source.parent.resolve() == source.parent.resolve():
+                apart += ', or leave --format out'
+            elif other.target == target:
+                apart = f'give the folder above both, or {apart}'
+            failures.append((str(source), f'would be written to {target}, as {other.source}: {apart}'))
     if not found and not failures:
-        raise InputError(f'no pictures in {", ".join(args.inputs)}: looked for {", ".join(SUFFIXES)}')
-    return list(jobs.values()), failures
+        raise InputError(f'no pictures in {", ".join(args.inputs)}: looked for {", ".join((*FORMATS, *READ_ONLY))}')
+    return jobs, failures
 
 
 def _comparison(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -168,14 +214,17 @@ def _comparison(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.asarray(joined)
 
 
-def _write(job: Job, before: Picture, after: np.ndarray, explanation: dict | None, args: argparse.Namespace) -> None:
+def _write(
+    job: Job, before: Picture, after: np.ndarray, explanation: dict | None, args: argparse.Namespace
+) -> list[str]:
+    """Gives what the file could not hold."""
     if job.comparison:
         colours = {key: value for key, value in before.metadata.items() if key == 'icc_profile'}
         write_picture(job.comparison, Picture(_comparison(before.pixels, after), colours, False))
     if job.explanation:
         write_whole(job.explanation, (json.dumps(explanation, indent=2) + '\n').encode())
     # Last, since it is this file by which people see that a picture is done.
-    write_picture(job.target, before._replace(pixels=after), args.quality)
+    return write_picture(job.target, before._replace(pixels=after), args.quality)
 
 
 def _restore_one(
@@ -186,29 +235,28 @@ def _restore_one(
     return to_depth(restored, 8) if args.depth == 8 else restored
 
 
-def run(jobs: Sequence[Job], restorer: Restorer, args: argparse.Namespace) -> tuple[int, Failures]:
+def run(jobs: Sequence[Job], restorer: Restorer, args: argparse.Namespace, done: Done) -> None:
     """Restore ``jobs``; decoding, network and encoding of neighbouring pictures overlap.
 
-    Returns:
-        The number of pictures written, and the pictures that failed with the reasons.
+    What became of each is added to ``done``, so that it is known after an interruption, too.
     """
-    failures: Failures = []
-    written = 0
-    writing: tuple[Job, Future] | None = None
+    writing: tuple[Job, Picture, Future] | None = None
 
     def note(job: Job, error: Exception) -> None:
         # Whatever happens to one picture, the run goes on with the others.
         known = isinstance(error, InputError)
-        failures.append((str(job.source), message_of(error) if known else f'{type(error).__name__}: {error}'))
+        done.failures.append((str(job.source), message_of(error) if known else f'{type(error).__name__}: {error}'))
 
     def finish() -> None:
-        nonlocal written
+        nonlocal writing
         if writing:
+            (job, before, result), writing = writing, None
             try:
-                writing[1].result()
-                written += 1
+                for what in dict.fromkeys((*before.left_out, *result.result())):
+                    done.left_out.setdefault(what, []).append(str(job.source))
+                done.written.append(str(job.source))
             except Exception as error:
-                note(writing[0], error)
+                note(job, error)
 
     pictures = tqdm(total=len(jobs), unit='picture', disable=None)
     tiles = tqdm(unit='tile', leave=False, disable=None)
@@ -219,28 +267,29 @@ def run(jobs: Sequence[Job], restorer: Restorer, args: argparse.Namespace) -> tu
 
     with pictures, tiles, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         reading = [reader.submit(read_picture, job.source) for job in jobs[:1]]
-        for i, job in enumerate(jobs):
-            current = reading.pop()
-            # One ahead and one behind: more would not be faster, and pictures can be large.
-            reading += [reader.submit(read_picture, following.source) for following in jobs[i + 1 : i + 2]]
-            tiles.reset()
-            try:
-                picture = current.result()
-                explanation = None
-                if args.explain:
-                    seen = restorer.explain(picture.pixels)
-                    explanation = {'picture': str(job.source), **seen._asdict()}
-                    what = seen.kind if seen.sigma is None else f'noise of about sigma {seen.sigma:.0f}'
-                    pictures.write(f'{job.source}: {what} ({seen.confidence:.0%})')
-                restored = _restore_one(picture, restorer, args, progress)
-                finish()
-                writing = job, writer.submit(_write, job, picture, restored, explanation, args)
-                picture = restored = None
-            except Exception as error:
-                note(job, error)
-            pictures.update()
-        finish()
-    return written, failures
+        try:
+            for i, job in enumerate(jobs):
+                current = reading.pop()
+                # One ahead and one behind: more would not be faster, and pictures can be large.
+                reading += [reader.submit(read_picture, following.source) for following in jobs[i + 1 : i + 2]]
+                tiles.reset()
+                try:
+                    picture = current.result()
+                    explanation = None
+                    if args.explain:
+                        seen = restorer.explain(picture.pixels)
+                        explanation = {'picture': str(job.source), **seen._asdict()}
+                        what = seen.kind if seen.sigma is None else f'noise of about sigma {seen.sigma:.0f}'
+                        pictures.write(f'{job.source}: {what} ({seen.confidence:.0%})')
+                    restored = _restore_one(picture, restorer, args, progress)
+                    finish()
+                    writing = job, picture, writer.submit(_write, job, picture, restored, explanation, args)
+                    picture = restored = None
+                except Exception as error:
+                    note(job, error)
+                pictures.update()
+        finally:
+            finish()  # the last, also after an interruption
 
 
 def _share(shard: str | None) -> tuple[int, int]:
@@ -262,15 +311,32 @@ def _share(shard: str | None) -> tuple[int, int]:
     return part - 1, of
 
 
-def _gather(written: int, skipped: int, failures: Failures) -> tuple[int, int, Failures]:
+def _gather(done: Done, skipped: int) -> tuple[Done, int]:
     """The sums over all processes, so that one of them can tell what happened, and all end alike."""
-    gathered: list = [None] * distributed.get_world_size()
-    distributed.all_gather_object(gathered, (written, skipped, failures))
+    gathered: list[tuple[Done, int]] = [(done, skipped)] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, (done, skipped))
     distributed.destroy_process_group()
-    return sum(g[0] for g in gathered), sum(g[1] for g in gathered), [f for g in gathered for f in g[2]]
+    total = Done([], [], {})
+    for one, _ in gathered:
+        total.written.extend(one.written)
+        total.failures.extend(one.failures)
+        for what, names in one.left_out.items():
+            total.left_out.setdefault(what, []).extend(names)
+    return total, sum(count for _, count in gathered)
+
+
+def _tell(done: Done, skipped: int, output: Path) -> None:
+    for what, names in done.left_out.items():
+        more = f' and {len(names) - 1} more' if len(names) > 1 else ''
+        print(f'Left out: {what}, of {names[0]}{more}', file=sys.stderr)
+    print(f'{len(done.written)} restored, {skipped} already there, {len(done.failures)} failed; results in {output}')
+    for name, reason in done.failures:
+        print(f'  {reason if name in reason else f"{name}: {reason}"}', file=sys.stderr)
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    # --output=~/x comes with its ~ from the shell.
+    args.output, args.model = args.output.expanduser(), os.path.expanduser(args.model)
     if not 1 <= args.quality <= 100:
         raise InputError(f'--quality {args.quality}: expected 1 to 100')
     if any(Path(given).is_dir() and Path(given).resolve() == args.output.resolve() for given in args.inputs):
@@ -295,33 +361,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare(args)
     # Large pictures are what tiles are for; Pillow's own limit (twice the size it warns of) stays.
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-    part, of = _share(args.shard)
-    jobs, failures = plan(args)
-    if part:
-        failures = []  # told by the first process
-    mine = jobs[part::of]
-    todo = [job for job in mine if args.overwrite or not job.is_done()]
-    device = args.device
-    if device is None and 'LOCAL_RANK' in os.environ and torch.cuda.is_available():
-        device = f'cuda:{int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()}'
-    restorer = Restorer(args.model, device=device, dtype=args.dtype, tile=args.tile, self_ensemble=args.self_ensemble)
-    if args.explain:
-        restorer.check_reference()
-    if todo:
-        _check_writable(args.output.parent if todo[0].target == args.output else args.output)
+    # What is wrong with a TIFF is said once, in our words.
+    logging.getLogger('tifffile').setLevel(logging.CRITICAL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names of files need not be text
+    done, skipped = Done([], [], {}), 0
     try:
-        written, failed = run(todo, restorer, args)
+        part, of = _share(args.shard)
+        jobs, failures = plan(args)
+        if not part:
+            done.failures.extend(failures)  # told by the first process
+        mine = jobs[part::of]
+        todo = [job for job in mine if args.overwrite or not job.is_done()]
+        skipped = len(mine) - len(todo)
+        device = args.device
+        if device is None and 'LOCAL_RANK' in os.environ and torch.cuda.is_available():
+            device = f'cuda:{int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()}'
+        restorer = Restorer(
+            args.model, device=device, dtype=args.dtype, tile=args.tile, self_ensemble=args.self_ensemble
+        )
+        if args.explain:
+            restorer.check_reference()
+        if todo:
+            _check_writable(args.output.parent if todo[0].target == args.output else args.output)
+        run(todo, restorer, args, done)
     except KeyboardInterrupt:
         print('\nInterrupted. What is written is whole; the same command again goes on from here.', file=sys.stderr)
+        _tell(done, skipped, args.output)
         return 130
-    skipped, failures = len(mine) - len(todo), failures + failed
     if distributed.is_initialized():
-        written, skipped, failures = _gather(written, skipped, failures)
+        done, skipped = _gather(done, skipped)
     if part == 0 or args.shard:
-        print(f'{written} restored, {skipped} already there, {len(failures)} failed; results in {args.output}')
-        for name, reason in failures:
-            print(f'  {reason if name in reason else f"{name}: {reason}"}', file=sys.stderr)
-    return 1 if failures else 0
+        _tell(done, skipped, args.output)
+    return 1 if done.failures else 0
 
 
 if __name__ == '__main__':

@@ -4,35 +4,58 @@ import io
 import os
 import re
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import numpy as np
-import tifffile
-from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.files import write_whole
+from airnet_basicsr.restore.picture_metadata import (
+    ORIENTATION,
+    Metadata,
+    announces_companions,
+    profile_fits,
+    upright_exif,
+    upright_xmp,
+    without_companions,
+    without_extension,
+)
+from airnet_basicsr.restore.png_files import SIGNATURE, colour_chunks, encode_png, read_png, texts
+from airnet_basicsr.restore.tiff_files import encode_tiff, read_tiff
 
 FORMATS = {
     '.png': 'PNG',
     '.jpg': 'JPEG',
     '.jpeg': 'JPEG',
+    '.jpe': 'JPEG',
+    '.jfif': 'JPEG',
     '.webp': 'WEBP',
     '.tif': 'TIFF',
     '.tiff': 'TIFF',
     '.bmp': 'BMP',
 }
 """Formats that are written, by suffix."""
-SUFFIXES = (*FORMATS, '.gif')
-"""Suffixes of pictures; a GIF is named so that people hear why it is not restored."""
+READ_ONLY = ('.avif', '.heic', '.heif', '.hif', '.jxl', '.jp2', '.j2k', '.j2c', '.jpx', '.jpf', '.ppm', '.pgm', '.pbm')
+READ_ONLY += ('.pnm', '.tga', '.dib')
+"""Suffixes of pictures that are read only."""
+REFUSED = ('.gif', '.apng', '.psd', '.psb', '.xcf', '.exr', '.hdr', '.pfm', '.ico', '.pcx', '.sgi', '.qoi', '.jxr')
+REFUSED += ('.dng', '.cr2', '.cr3', '.nef', '.nrw', '.arw', '.orf', '.rw2', '.raf', '.pef', '.srw', '.3fr', '.iiq')
+"""Suffixes of pictures that are not taken, named so that people hear why."""
+SUFFIXES = (*FORMATS, *READ_ONLY, *REFUSED)
+"""Suffixes of pictures."""
 DEEP_FORMATS = ('PNG', 'TIFF')
 """Formats with 16 bits."""
+_READ = (*dict.fromkeys(FORMATS.values()), 'MPO', 'DIB', 'AVIF', 'HEIF', 'JXL', 'JPEG2000', 'PPM')
+_KINDS = 'PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC, JPEG XL, JPEG 2000, PPM or TGA'
+# A TGA has no mark at its beginning: whatever is damaged enough could be taken for one.
+_TGA = ('.tga', '.vda', '.icb', '.vst')
 
-_ORIENTATION = 0x0112
 # What the eight EXIF orientations ask for, as array operations; those from 5 on swap height and width.
 _UPRIGHT = {
     2: lambda a: a[:, ::-1],
@@ -43,9 +66,24 @@ _UPRIGHT = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: a[:, ::-1].swapaxes(0, 1),
 }
-# Tags that describe how a TIFF stores its samples, or that are kept in another way; not to be copied to a new file.
-_TIFF_LAYOUT = {254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 283, 284, 296, 301, 317, 320}
-_TIFF_LAYOUT |= {321, 322, 323, 324, 325, 330, 332, 338, 339, 347, 512, 513, 514, 529, 530, 531, 532, 700, 34675}
+_LARGEST_SEGMENT = 65_533
+_HOLDS = {
+    'PNG': ('icc_profile', 'exif', 'xmp', 'comment', 'dpi', 'aspect', 'png'),
+    'JPEG': ('icc_profile', 'exif', 'xmp', 'comment', 'dpi', 'aspect', 'photoshop', 'jpeg'),
+    'WEBP': ('icc_profile', 'exif', 'xmp'),
+    'TIFF': ('icc_profile', 'exif', 'xmp', 'dpi', 'aspect', 'photoshop'),
+    'BMP': ('icc_profile', 'dpi'),
+}
+_WORDS = {
+    'icc_profile': 'colour profile',
+    'exif': 'EXIF data',
+    'xmp': 'XMP data',
+    'comment': 'comment',
+    'dpi': 'resolution',
+    'aspect': 'shape of the pixels',
+    'photoshop': 'IPTC and other data of Photoshop',
+    'jpeg': 'further segments of JPEG',
+}
 
 
 class Picture(NamedTuple):
@@ -53,17 +91,15 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray
     """uint8 or uint16: H x W (grey), or H x W x C with C = 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha)."""
-    metadata: dict[str, Any]
-    """What Pillow's ``save`` takes: ``icc_profile``, ``exif``, ``xmp``, ``dpi``, ``comment``; ``text`` for PNG."""
+    metadata: Metadata
     lossless: bool
     """Whether its file keeps every value; decides how a WebP is written."""
+    left_out: tuple[str, ...] = ()
+    """What the file holds beside, and was not read."""
 
 
 def read_picture(path: str | PathLike) -> Picture:
-    """Read a PNG, JPEG, WebP, TIFF or BMP file.
-
-    The EXIF orientation is applied and taken out of the metadata; palettes become RGB; CMYK becomes RGB through its
-    profile.
+    """Read a picture file: see :func:`decode_picture`.
 
     Raises:
         InputError: The file cannot be opened or decoded, is cut short, holds several pictures, or samples of a kind
@@ -74,103 +110,306 @@ def read_picture(path: str | PathLike) -> Picture:
         content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f'{path} cannot be opened: {error.strerror}') from error
+    return decode_picture(content, path)
+
+
+def decode_picture(content: bytes, name: str) -> Picture:
+    """Decode the content of a picture file.
+
+    Its orientation is applied and taken out of the metadata; palettes become RGB; CMYK becomes RGB through its profile.
+
+    Args:
+        content: A PNG, JPEG, WebP, TIFF, BMP, JPEG 2000, PPM (with its kin) or TGA; AVIF where Pillow has it, HEIC and
+            JPEG XL where pillow-heif and pillow-jxl-plugin are installed.
+        name: Of the file, for messages. Its suffix tells a TGA.
+
+    Raises:
+        InputError: As :func:`read_picture`.
+    """
+    suffix = Path(name).suffix.lower()
     if not content:
-        raise InputError(f'{path} is empty (0 bytes)')
+        raise InputError(f'{name} is empty (0 bytes)')
     try:
-        return _decode(content)
+        return _decode(content, suffix)
     except InputError as error:
-        raise InputError(f'{path} {error}') from error
+        raise InputError(f'{name} {error}') from error
     except UnidentifiedImageError as error:
-        if content[:4] in (b'II*\0', b'MM\0*'):
-            raise InputError(f'{path} is damaged or a rare kind of TIFF: save it in RGB with 16 bits') from error
-        raise InputError(f'{path} is no PNG, JPEG, WebP, TIFF or BMP picture, or its beginning is damaged') from error
+        raise InputError(f'{name} {_not_identified(content, suffix)}') from error
     except Image.DecompressionBombError as error:
-        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
-        raise InputError(f'{path} has more than {limit} million pixels: cut it into parts') from error
+        raise InputError(f'{name} has more than {_largest() // 10**6:.0f} million pixels: cut it into parts') from error
     except MemoryError as error:
-        raise InputError(f'{path} does not fit into memory') from error
+        raise InputError(f'{name} does not fit into memory') from error
     except Exception as error:  # decoders raise whatever they stumble over in a damaged file
-        raise InputError(f'{path} is damaged: {error}') from error
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise InputError(f'{name} is damaged: {reason}') from error
 
 
-def _decode(content: bytes) -> Picture:
-    with Image.open(io.BytesIO(content)) as image:
-        if image.format not in FORMATS.values() and image.format != 'MPO':
-            raise InputError(f'is a {image.format} picture, which is not supported: convert it to PNG')
+def _not_identified(content: bytes, suffix: str) -> str:
+    brand = _brand(content)
+    if content[:4] in (b'II*\0', b'MM\0*'):
+        return 'is damaged or a rare kind of TIFF: save it in RGB with 16 bits'
+    for kind, package in (('HEIC', 'pillow-heif'), ('JPEG XL', 'pillow-jxl-plugin')):
+        if brand == kind:
+            return f'is a {kind} picture that cannot be decoded: install {package}, or convert it to PNG'
+    if brand == 'AVIF':
+        return 'is an AVIF picture that cannot be decoded: damaged, or Pillow is without AVIF (before 11.3)'
+    with suppress(Exception), Image.open(io.BytesIO(content)) as image:
+        if image.format != 'TGA':
+            return f'is a {image.format} picture, which is not supported: convert it to PNG'
+    if suffix in REFUSED:
+        return f'is a {suffix[1:].upper()} file, which is not supported: convert it to PNG or TIFF'
+    return f'is no {_KINDS} picture, or its beginning is damaged'
+
+
+def _brand(content: bytes) -> str | None:
+    if content[:2] == b'\xff\x0a' or content[:12] == b'\0\0\0\x0cJXL \r\n\x87\n':
+        return 'JPEG XL'
+    if content[4:8] != b'ftyp':
+        return None
+    brands = [content[at : at + 4] for at in range(8, min(int.from_bytes(content[:4], 'big'), 128), 4) if at != 12]
+    if any(brand in (b'avif', b'avis') for brand in brands):
+        return 'AVIF'
+    return 'HEIC' if any(brand[:3] in (b'hei', b'hev', b'mif', b'msf') for brand in brands) else None
+
+
+def _largest() -> float:
+    """Pixels of the largest picture that Pillow takes for no attack."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float('inf')
+
+
+def _decode(content: bytes, suffix: str) -> Picture:
+    lossless = True
+    if suffix in REFUSED[REFUSED.index('.dng') :]:
+        raise InputError('is a raw file of a camera, which is not supported: develop it to TIFF or PNG')
+    if content.startswith(SIGNATURE):
+        pixels, metadata, left_out = read_png(content)
+        orientation = None
+    elif content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+        pixels, orientation, metadata, left_out = read_tiff(content, _largest())
+        if isinstance(pixels, bytes):
+            pixels, _, _ = _through_pillow(pixels, ['TIFF'], metadata, [])
+            # Without a tag Pillow does what XMP says.
+            orientation = orientation or 1
+    else:
+        metadata, left_out = Metadata(), []
+        pixels, kind, orientation = _through_pillow(content, _formats(content, suffix), metadata, left_out)
+        lossless = kind in ('BMP', 'DIB', 'PPM', 'TGA') or (kind == 'WEBP' and 'VP8L' in _webp_chunks(content))
+    if orientation is None:
+        orientation = _orientation(metadata)
+    pixels = np.ascontiguousarray(_UPRIGHT.get(orientation, lambda a: a)(pixels))
+    _make_true(metadata, pixels, orientation, left_out)
+    return Picture(pixels, metadata, lossless, tuple(left_out))
+
+
+def _formats(content: bytes, suffix: str) -> list[str]:
+    brand = _brand(content)
+    if brand in ('HEIC', 'JPEG XL'):
+        with suppress(ImportError):
+            if brand == 'HEIC':
+                import_module('pillow_heif').register_heif_opener()
+            else:
+                import_module('pillow_jxl')
+    Image.init()
+    formats = _READ + (('TGA',) if suffix in _TGA else ())
+    return [name for name in formats if name in Image.OPEN]
+
+
+def _through_pillow(
+    content: bytes, formats: list[str], metadata: Metadata, left_out: list[str]
+) -> tuple[np.ndarray, str, int | None]:
+    """Pixels as stored, not turned (but those of a TIFF), the format, and the orientation where it is known.
+
+    ``metadata`` and ``left_out`` are added to.
+    """
+    orientation = None
+    with Image.open(io.BytesIO(content), formats=formats) as image:
+        kind = str(image.format)
+        frames = getattr(image, 'n_frames', 1)
         # An MPO is a JPEG of a phone or stereo camera, whose first picture is the one that people see.
-        if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':
-            raise InputError(f'holds {image.n_frames} pictures (animation or pages): save them one by one')
-        if image.format == 'PNG':
-            with Image.open(io.BytesIO(content)) as second:
-                second.verify()  # checksums, which decoding leaves unread
+        if frames > 1 and kind in ('WEBP', 'AVIF', 'TIFF'):
+            raise InputError(f'holds {frames} pictures (animation or pages): save them one by one')
+        if frames > 1 or kind == 'MPO':
+            left_out.append('other pictures in the same file (an HDR gain map, a second view)')
         image.load()
-        exif = image.getexif()
-        orientation = exif.get(_ORIENTATION, 1)
-        metadata = _metadata(image, exif)
-        depth = _depth(image, content)
-        if depth == 16:
-            pixels = _decode_deep(content, grey_alpha=image.format == 'PNG' and content[25] == 4)
-        else:
-            pixels = np.asarray(_to_plain_mode(image, metadata))
-        lossless = image.format not in ('JPEG', 'MPO', 'WEBP') or 'VP8L' in _webp_chunks(content)
-    pixels = _UPRIGHT.get(orientation, lambda a: a)(pixels)
-    return Picture(np.ascontiguousarray(pixels), metadata, lossless)
+        for key in ('icc_profile', 'exif', 'xmp', 'dpi') if kind != 'TIFF' else ():
+            if image.info.get(key):
+                metadata[key] = image.info[key]
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            _read_jpeg(image, content, metadata, left_out)
+        elif kind in ('BMP', 'DIB'):
+            _read_bmp(content[14 * (kind == 'BMP') :], content, metadata, left_out)
+        elif kind in ('AVIF', 'HEIF', 'JPEG2000', 'JXL'):
+            _read_boxes(content, image, metadata, left_out)
+            orientation = 1 if kind in ('HEIF', 'JXL') else None  # their decoders turn it upright
+        deep = _deep_ppm(content) if kind == 'PPM' else None
+        if deep is not None:
+            return deep, kind, 1
+        if kind == 'TGA' and image.mode == 'RGBA' and not content[17] & 15:
+            image = image.convert('RGB')  # the fourth byte of each pixel only fills it up
+        if image.mode == 'I;16' and kind == 'TIFF':
+            return ((np.asarray(image).astype(np.uint32) * 65535 + 2047) // 4095).astype(np.uint16), kind, 1
+        if image.mode == 'I' and kind == 'PPM':
+            return np.asarray(image).clip(0, 65535).astype(np.uint16), kind, 1
+        if image.mode.startswith('I;16'):
+            return np.asarray(image).astype(np.uint16), kind, orientation
+        return np.asarray(_to_plain_mode(image, metadata)), kind, orientation
 
 
-def _depth(image: Image.Image, content: bytes) -> int:
-    """Bits per sample, 8 or 16."""
-    if image.format == 'PNG':
-        return 16 if content[24] == 16 else 8
-    if image.format == 'TIFF':
-        bits, kind = max(image.tag_v2.get(258, (1,))), image.tag_v2.get(339, (1,))[0]
-        if bits > 16 or kind != 1:
-            raise InputError(f'has samples of {bits} bits, or no whole numbers: save it in RGB with 16 bits')
-        return 16 if bits > 8 else 8
-    return 8
-
-
-def _decode_deep(content: bytes, grey_alpha: bool) -> np.ndarray:
-    # Pillow reads 16 bits of RGB as 8; it has checked the file before.
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise InputError('has samples of a kind that is not supported: save it as an RGB picture with 16 bits')
-    if pixels.ndim == 2:
-        return pixels
-    pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-    return pixels[..., [0, 3]] if grey_alpha and pixels.shape[2] == 4 else pixels
-
-
-def _to_plain_mode(image: Image.Image, metadata: dict[str, Any]) -> Image.Image:
+def _to_plain_mode(image: Image.Image, metadata: Metadata) -> Image.Image:
     """In mode L, LA, RGB or RGBA."""
     if image.mode == 'CMYK':
         profile = metadata.pop('icc_profile', None)
         if profile:
             with suppress(ImageCms.PyCMSError, OSError):
                 source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-                return ImageCms.profileToProfile(image, source, ImageCms.createProfile('sRGB'), outputMode='RGB')
+                converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile('sRGB'), outputMode='RGB')
+                assert converted is not None
+                return converted
         return image.convert('RGB')
     if image.mode in ('1', 'L'):
-        return image.convert('LA' if image.has_transparency_data and image.mode == 'L' else 'L')
+        return image.convert('LA' if image.has_transparency_data else 'L')
     if image.mode in ('LA', 'RGBA'):
         return image
+    if image.mode in ('La', 'RGBa'):
+        return image.convert(image.mode[:-1] + 'A')
+    if image.mode not in ('P', 'PA', 'RGB', 'RGBX', 'YCbCr'):
+        raise InputError(f'has samples of a kind that is not supported ({image.mode}): save it in RGB with 16 bits')
     return image.convert('RGBA' if image.has_transparency_data else 'RGB')
 
 
-def _metadata(image: Image.Image, exif: Image.Exif) -> dict[str, Any]:
-    found = {key: image.info[key] for key in ('icc_profile', 'dpi', 'comment') if image.info.get(key)}
-    exif.pop(_ORIENTATION, None)
-    for tag in _TIFF_LAYOUT if image.format == 'TIFF' else ():
-        exif.pop(tag, None)
-    with suppress(Exception):  # EXIF blocks of many programs break the rules; the picture matters more
-        content = exif.tobytes() if len(exif) else b''
-        if content:
-            found['exif'] = content
-    xmp = image.tag_v2.get(700) if image.format == 'TIFF' else image.info.get('xmp')
-    if isinstance(xmp, bytes):
-        found['xmp'] = re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb'\g<1>1', xmp)
-    if image.format == 'PNG':
-        found['text'] = {key: text for key, text in image.text.items() if key != 'XML:com.adobe.xmp'}
-    return found
+def _read_jpeg(image: JpegImagePlugin.JpegImageFile, content: bytes, metadata: Metadata, left_out: list[str]) -> None:
+    info = image.info
+    if info.get('jfif_unit') == 0 and len(set(info.get('jfif_density', (1, 1)))) > 1:
+        metadata['aspect'] = info['jfif_density']
+    kept, companions = [], False
+    for name, data in image.applist:
+        if name == 'COM':
+            if 'comment' in metadata:
+                kept.append((0xFE, metadata['comment']))
+            metadata['comment'] = data
+        elif data.startswith(b'Photoshop 3.0\0'):
+            metadata['photoshop'] = metadata.get('photoshop', b'') + data[14:]
+        elif data.startswith((b'MPF\0', b'urn:iso:std:iso:ts:21496')):
+            companions = True
+        elif name == 'APP11':
+            left_out.append('content credentials or other data of its segment APP11')
+        elif not data.startswith(
+            (b'JFIF\0', b'JFXX\0', b'Exif\0', b'http://ns.adobe.com/xap/1.0/\0', b'ICC_PROFILE\0', b'Adobe', b'Ducky')
+        ):
+            kept.append((0xE0 + int(name[3:]), data))
+    if kept:
+        metadata['jpeg'] = kept
+    after = content[content.rfind(b'\xff\xd9') + 2 :].strip(b'\0')
+    said = any('other pictures' in what for what in left_out)
+    if (companions or announces_companions(metadata.get('xmp', b''))) and not said:
+        left_out.append('other pictures in the same file (an HDR gain map, a second view)')
+    elif after and b'\xff\xd9' in content:
+        left_out.append(f'{len(after)} bytes after its end')
+
+
+def _read_bmp(header: bytes, content: bytes, metadata: Metadata, left_out: list[str]) -> None:
+    if len(header) < 124 or struct.unpack_from('<I', header)[0] != 124:
+        return
+    space, offset, size = header[56:60], *struct.unpack_from('<II', header, 112)
+    if space == b'DEBM' and 0 < size <= len(header) - offset:
+        metadata['icc_profile'] = header[offset : offset + size]
+    elif space in (b'DEBM', b'KNIL'):
+        left_out.append('its colour profile, which is in another file or damaged')
+    elif space == bytes(4) and any(header[60:108]):
+        left_out.append('its calibrated colours')
+
+
+def _read_boxes(content: bytes, image: Image.Image, metadata: Metadata, left_out: list[str]) -> None:
+    """What the boxes of AVIF, HEIC and JPEG 2000 tell and Pillow does not: depth, colours."""
+    depths, colours = [8], []
+    for kind, data in _boxes(content):
+        if kind == b'pixi' and len(data) > 5:
+            depths += data[5 : 5 + data[4]]
+        elif kind == b'colr':
+            colours.append(data)
+    at = content.find(b'\xff\x4f\xff\x51')
+    if image.format == 'JPEG2000' and 0 <= at < len(content) - 42:
+        depths += [(content[at + 42] & 127) + 1]
+    if max(depths) > 8 and not image.mode.startswith('I;16'):
+        left_out.append(f'8 of its {max(depths)} bits were read')
+    for colour in colours:
+        if image.format == 'JPEG2000' and colour[:1] in (b'\2', b'\3'):
+            metadata.setdefault('icc_profile', colour[3:])
+        elif colour[:4] == b'nclx' and len(colour) >= 11:
+            primaries, transfer = struct.unpack_from('>HH', colour, 4)
+            # Anything but (nearly) sRGB, or unknown: said to a PNG in the same numbers.
+            if (primaries not in (1, 2) or transfer not in (1, 2, 6, 13)) and max(primaries, transfer) < 256:
+                metadata.setdefault('png', [(b'cICP', bytes((primaries, transfer, 0, 1)))])
+
+
+def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Boxes of an ISO media file, those within others too, as far as they can hold what is looked for."""
+    at = 0
+    while at + 8 <= len(content):
+        size, kind = struct.unpack_from('>I4s', content, at)
+        start = 8
+        if size == 1 and at + 16 <= len(content):
+            (size,) = struct.unpack_from('>Q', content, at + 8)
+            start = 16
+        size = size or len(content) - at
+        if size < start:
+            return
+        data = content[at + start : at + size]
+        if kind in (b'meta', b'iprp', b'ipco', b'jp2h'):
+            yield from _boxes(data[4:] if kind == b'meta' else data)
+        elif kind not in (b'mdat', b'jp2c'):
+            yield kind, data
+        at += size
+
+
+def _deep_ppm(content: bytes) -> np.ndarray | None:
+    """The pixels of a PGM or PPM of more than 8 bits, which Pillow reads as 8."""
+    blank = rb'(?:\s|#[^\n\r]*[\n\r])+'
+    header = re.match(rb'P([56])' + 3 * (blank + rb'(\d{1,9})') + rb'\s', content)
+    white = int(header[4]) if header else 0
+    if not header or not 255 < white < 65536:
+        return None
+    width, height, channels = int(header[2]), int(header[3]), 3 if header[1] == b'6' else 1
+    samples = np.frombuffer(content[header.end() :][: 2 * width * height * channels], '>u2')
+    scaled = (np.minimum(samples, white).astype(np.uint32) * 65535 + white // 2) // white
+    return scaled.astype(np.uint16).reshape((height, width, 3) if channels == 3 else (height, width))
+
+
+def _orientation(metadata: Metadata) -> int:
+    """As Pillow finds it: in EXIF, else in XMP."""
+    with suppress(Exception):
+        exif = Image.Exif()
+        exif.load(metadata.get('exif', b''))
+        if ORIENTATION in exif:
+            return exif[ORIENTATION] if exif[ORIENTATION] in range(1, 9) else 1
+    said = re.search(rb'tiff:Orientation(?:="|>)([1-8])', metadata.get('xmp', b''))
+    return int(said[1]) if said else 1
+
+
+def _make_true(metadata: Metadata, pixels: np.ndarray, orientation: int, left_out: list[str]) -> None:
+    """Have ``metadata`` say what is so after turning, and of one picture alone."""
+    size, turned = (pixels.shape[0], pixels.shape[1]), orientation >= 5
+    if 'exif' in metadata:
+        exif = upright_exif(metadata['exif'], size, turned)
+        if exif is None:
+            del metadata['exif']
+            left_out.append('EXIF data that breaks the rules')
+        else:
+            metadata['exif'] = exif
+    if 'xmp' in metadata:
+        xmp = without_companions(upright_xmp(metadata['xmp'], size, turned))
+        if xmp is None:
+            del metadata['xmp']
+            left_out.append('XMP data about other pictures in the same file')
+        else:
+            metadata['xmp'] = xmp
+    for key in ('dpi', 'aspect') if turned else ():
+        if key in metadata:
+            metadata[key] = metadata[key][1], metadata[key][0]
+    profile = metadata.get('icc_profile')
+    if profile and not profile_fits(profile, 1 if pixels.ndim == 2 else pixels.shape[2]):
+        del metadata['icc_profile']
+        left_out.append(f'a colour profile for {profile[16:20].decode("latin-1").strip()}, which the picture is not in')
 
 
 def _webp_chunks(content: bytes) -> list[str]:
@@ -191,115 +430,145 @@ def to_depth(pixels: np.ndarray, depth: int) -> np.ndarray:
     return pixels
 
 
-def write_picture(path: str | PathLike, picture: Picture, quality: int = 95) -> None:
+def write_picture(path: str | PathLike, picture: Picture, quality: int = 95) -> list[str]:
     """Write ``picture`` in the format of ``path``'s suffix, whole or not at all: a file already there is never damaged.
 
     Formats without 16 bits get 8, formats without alpha lose it, and metadata that the format cannot hold is left out.
     ``quality`` (1 to 100) is that of JPEG and of WebP, which is lossless for a picture from a lossless file.
+
+    Returns:
+        What the file could not hold.
 
     Raises:
         InputError: The folder cannot be written, the disk is full, or the picture is too large for the format.
     """
     path = Path(path)
     kind = FORMATS[path.suffix.lower()]
-    pixels = picture.pixels if kind in DEEP_FORMATS else to_depth(picture.pixels, 8)
-    if kind == 'JPEG' and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
-    picture = picture._replace(pixels=np.ascontiguousarray(pixels))
+    pixels, metadata, left_out = _adapted(picture, kind)
     try:
         try:
-            content = _encode(picture, kind, quality)
+            content = _encode(pixels, metadata, kind, quality, picture.lossless)
         except Exception:
             # Metadata of a damaged or unusual file may be refused; the colours' meaning is kept, the rest let go.
-            kept = {key: value for key, value in picture.metadata.items() if key == 'icc_profile'}
-            content = _encode(picture._replace(metadata=kept), kind, quality)
+            kept = Metadata({key: value for key, value in metadata.items() if key == 'icc_profile'})
+            content = _encode(pixels, kept, kind, quality, picture.lossless)
+            left_out += [_WORDS.get(key, key) for key in metadata if key not in kept]
     except Exception as error:  # encoders, too, have errors of many kinds
         raise InputError(f'{path} cannot be written as {kind}: {error}. Try --format png or tiff.') from error
     write_whole(path, content)
+    return left_out
 
 
-def _encode(picture: Picture, kind: str, quality: int) -> bytes:
-    pixels, metadata = picture.pixels, picture.metadata
-    file = io.BytesIO()
+def _adapted(picture: Picture, kind: str) -> tuple[np.ndarray, Metadata, list[str]]:
+    """Pixels and metadata as a file of this kind can hold them, and what it cannot."""
+    pixels, left_out = picture.pixels, []
+    if kind not in DEEP_FORMATS and pixels.dtype == np.uint16:
+        pixels = to_depth(pixels, 8)
+        left_out.append('8 of 16 bits')
+    if kind == 'JPEG' and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
+        left_out.append('transparency')
+    metadata = Metadata({key: value for key, value in picture.metadata.items() if key in _HOLDS[kind]})
+    if kind == 'JPEG':
+        for key, overhead in (('exif', 6), ('xmp', 29), ('comment', 0)):
+            if len(metadata.get(key, b'').removeprefix(b'Exif\0\0')) + overhead > _LARGEST_SEGMENT:
+                del metadata[key]
+                left_out.append(f'{_WORDS[key]} of more than 64 KB')
+    elif 'xmp' in metadata:
+        metadata['xmp'] = without_extension(metadata['xmp'])
+    left_out += [word for key, word in _WORDS.items() if key in picture.metadata and key not in _HOLDS[kind]]
+    usual = [round(side) for side in picture.metadata.get('dpi', ())] == [72, 72]  # which says nothing
+    if 'resolution' in left_out and (usual or _says_resolution(metadata.get('exif', b''))):
+        left_out.remove('resolution')
+    if kind != 'PNG':
+        names, keywords = colour_chunks(picture.metadata), texts(picture.metadata)
+        if names and 'icc_profile' not in metadata:
+            left_out.append(f'what its colours mean ({", ".join(names)})')
+        if keywords:
+            left_out.append(f'texts ({", ".join(dict.fromkeys(keywords))})')
+    grey = pixels.ndim == 2 or pixels.shape[2] == 2
+    if kind in ('WEBP', 'BMP') and grey and 'icc_profile' in metadata:
+        # Their grey is RGB, or without a profile.
+        pixels = _grey_to_srgb(pixels, metadata.pop('icc_profile'))
+        left_out.append('grey profile (the values became sRGB)')
+    return np.ascontiguousarray(pixels), metadata, left_out
+
+
+def _says_resolution(exif: bytes) -> bool:
+    loaded = Image.Exif()
+    with suppress(Exception):
+        loaded.load(exif)
+    return 0x011A in loaded
+
+
+def _grey_to_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
+    grey = Image.fromarray(np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., 0]))
+    rgb = grey.convert('RGB')
+    with suppress(ImageCms.PyCMSError, OSError):
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(grey, source, ImageCms.createProfile('sRGB'), outputMode='RGB')
+        rgb = converted or rgb
+    return np.asarray(rgb) if pixels.ndim == 2 else np.concatenate((np.asarray(rgb), pixels[..., 1:]), 2)
+
+
+def _encode(pixels: np.ndarray, metadata: Metadata, kind: str, quality: int, lossless: bool) -> bytes:
     if kind == 'TIFF':
-        _encode_tiff(file, pixels, metadata)
-        return file.getvalue()
-    if pixels.dtype == np.uint16:
-        return _with_metadata_chunks(_encode_with_opencv('.png', pixels), metadata)
-    if kind == 'BMP' and pixels.shape[2:] == (4,):
-        return _encode_with_opencv('.bmp', pixels)  # Pillow writes alpha that no program, itself included, reads
-    image = Image.fromarray(pixels)
-    keys = {
-        'PNG': {'compress_level': 3},  # on photographs as small as Pillow's default, in half the time
-        'JPEG': {'quality': quality, 'subsampling': 0},
-        'WEBP': {'lossless': picture.lossless, 'quality': 80 if picture.lossless else quality, 'exact': True},
-        'BMP': {},
-    }[kind]
-    image.save(file, kind, **keys, **_metadata_for(kind, metadata))
-    return file.getvalue()
-
-
-def _metadata_for(kind: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by which Pillow's ``save`` keeps the metadata in a file of this kind."""
-    allowed = {
-        'PNG': ('icc_profile', 'exif', 'dpi'),
-        'JPEG': ('icc_profile', 'exif', 'xmp', 'dpi', 'comment'),
-        'WEBP': ('icc_profile', 'exif', 'xmp'),
-        'BMP': ('dpi',),
-    }[kind]
-    keys = {key: metadata[key] for key in allowed if key in metadata}
+        return encode_tiff(pixels, metadata)
     if kind == 'PNG':
-        keys['pnginfo'] = PngImagePlugin.PngInfo()
-        for key, text in metadata.get('text', {}).items():
-            keys['pnginfo'].add_text(key, text)
-        if 'xmp' in metadata:
-            keys['pnginfo'].add_itxt('XML:com.adobe.xmp', metadata['xmp'].decode('utf-8', 'replace'))
-    return keys
+        return encode_png(pixels, metadata)
+    if kind == 'BMP':
+        return _encode_bmp(pixels, metadata)
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    keys = {key: metadata[key] for key in ('icc_profile', 'exif', 'xmp') if key in metadata}
+    if kind == 'WEBP':
+        image.save(file, kind, lossless=lossless, quality=80 if lossless else quality, exact=True, **keys)
+        return file.getvalue()
+    # Subsampling 0: none. What the segments hold is added afterwards.
+    image.save(file, kind, quality=quality, subsampling=0, **keys)
+    return _with_segments(file.getvalue(), metadata)
 
 
-def _encode_with_opencv(suffix: str, pixels: np.ndarray) -> bytes:
-    if pixels.ndim == 3:
-        # OpenCV has no grey with alpha.
-        pixels = pixels[..., [0, 0, 0, 1] if pixels.shape[2] == 2 else [2, 1, 0, 3][: pixels.shape[2]]]
-    return cv2.imencode(suffix, pixels)[1].tobytes()
+def _with_segments(jpeg: bytes, metadata: Metadata) -> bytes:
+    """``jpeg`` with the resolution in its first segment, and the segments that Pillow does not write."""
+    unit, (x, y) = (1, metadata['dpi']) if 'dpi' in metadata else (0, metadata.get('aspect', (1, 1)))
+    if not (float(x).is_integer() and float(y).is_integer() and max(x, y) < 65536):
+        scale = 1 if unit else 1000 / max(x, y)
+        x, y = (min(max(round(side * scale), 1), 65535) for side in (x, y))
+    at = jpeg.index(b'JFIF\0') + 7
+    jpeg = jpeg[:at] + struct.pack('>BHH', unit, int(x), int(y)) + jpeg[at + 5 :]
+    segments = list(metadata.get('jpeg', ()))
+    resources, most = metadata.get('photoshop', b''), _LARGEST_SEGMENT - 14
+    segments += [(0xED, b'Photoshop 3.0\0' + resources[i : i + most]) for i in range(0, len(resources), most)]
+    if 'comment' in metadata:
+        segments.append((0xFE, metadata['comment']))
+    at = 2
+    while 0xE0 <= jpeg[at + 1] <= 0xEF:
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], 'big')
+    added = b''.join(struct.pack('>BBH', 0xFF, marker, 2 + len(data)) + data for marker, data in segments)
+    return jpeg[:at] + added + jpeg[at:]
 
 
-def _with_metadata_chunks(png: bytes, metadata: dict[str, Any]) -> bytes:
-    """``png`` with the chunks by which Pillow keeps ``metadata``, taken from a picture of one pixel."""
+def _encode_bmp(pixels: np.ndarray, metadata: Metadata) -> bytes:
     file = io.BytesIO()
-    Image.new('L', (1, 1)).save(file, 'PNG', **_metadata_for('PNG', metadata))
-    donor, at, chunks = file.getvalue(), 8, b''
-    while at < len(donor):
-        end = at + 12 + struct.unpack('>I', donor[at : at + 4])[0]
-        if donor[at + 4 : at + 8] not in (b'IHDR', b'IDAT', b'IEND'):
-            chunks += donor[at:end]
-        at = end
-    header = 8 + 25  # the signature and IHDR
-    return png[:header] + chunks + png[header:]
-
-
-def _encode_tiff(file: io.BytesIO, pixels: np.ndarray, metadata: dict[str, Any]) -> None:
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    extra = []
-    if 'exif' in metadata:
-        exif = Image.Exif()
-        exif.load(metadata['exif'])
-        # Pillow cannot write 16 bits of RGB, tifffile no EXIF directory: of EXIF the main directory's texts are kept.
-        extra += [(tag, 's', 0, text, True) for tag, text in exif.items() if isinstance(text, str)]
-    if 'xmp' in metadata:
-        extra.append((700, 'B', len(metadata['xmp']), metadata['xmp'], True))
-    dpi = metadata.get('dpi')
-    tifffile.imwrite(
-        file,
-        pixels,
-        photometric='rgb' if channels > 2 else 'minisblack',
-        planarconfig='contig' if channels > 1 else None,
-        extrasamples=['unassalpha'] if channels in (2, 4) else None,
-        compression='zlib',
-        iccprofile=metadata.get('icc_profile'),
-        resolution=tuple(map(float, dpi)) if dpi else None,
-        resolutionunit='INCH' if dpi else None,
-        metadata=None,
-        software=False,
-        extratags=extra,
+    if pixels.ndim == 3 and pixels.shape[2] == 2:
+        pixels = pixels[..., [0, 0, 0, 1]]
+    profile = metadata.get('icc_profile', b'')
+    if not profile and (pixels.ndim == 2 or pixels.shape[2] == 3):
+        Image.fromarray(pixels).save(file, 'BMP', dpi=metadata.get('dpi', (96, 96)))
+        return file.getvalue()
+    # Pillow writes alpha that no program, itself included, reads, and no profile. This is the header BITMAPV5HEADER.
+    height, width, channels = pixels.shape
+    order = [2, 1, 0, 3][:channels]
+    rows = np.ascontiguousarray(pixels[::-1, :, order]).reshape(height, -1)
+    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4)))
+    x, y = (round(side / 0.0254) for side in metadata.get('dpi', (96, 96)))
+    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000) if channels == 4 else (0, 0, 0, 0)
+    header = struct.pack(
+        '<IiiHHIIiiII', 124, width, height, 1, 8 * channels, 3 * (channels == 4), rows.size, x, y, 0, 0
+    )
+    header += struct.pack('<4I', *masks) + (b'DEBM' if profile else b'BGRs') + bytes(48)
+    header += struct.pack('<IIII', 4, 124 + rows.size if profile else 0, len(profile), 0)
+    start = 14 + len(header)
+    return (
+        struct.pack('<2sIHHI', b'BM', start + rows.size + len(profile), 0, 0, start) + header + rows.tobytes() + profile
     )

@@ -150,7 +150,7 @@ def test_bad_pictures_are_listed_and_the_others_restored(album, identity, tmp_pa
     assert '7 restored, 0 already there, 7 failed' in done.stdout
     for expected in (
         'empty.png is empty (0 bytes)',
-        'text.png is no PNG, JPEG, WebP, TIFF or BMP picture',
+        'text.png is no PNG, JPEG, ',
         'cut.jpg is damaged: image file is truncated',
         'moving.gif is a GIF picture',
         'moving.webp holds 2 pictures',
@@ -159,6 +159,122 @@ def test_bad_pictures_are_listed_and_the_others_restored(album, identity, tmp_pa
     ):
         assert done.stdout.count(expected) == 1, expected
     assert len(places(tmp_path / 'out')) == 7
+
+
+def test_an_output_that_names_a_file_makes_no_folder(album, identity, tmp_path):
+    folder, _ = album
+    one, two = str(folder / 'a.png'), str(folder / 'e.bmp')
+    for arguments, message in (
+        ([one, two, '-o', 'x.jpg'], 'names one file'),
+        ([str(folder), '-o', 'x.jpg'], 'names one file'),
+        ([str(folder / '*.png'), '-o', 'x.JPG'], 'names one file'),
+        ([one, '-o', 'x.heic'], r'.heic cannot be written. Take one of .png'),
+        ([one, '-o', 'x.gif'], r'.gif cannot be written'),
+        ([one, '-o', 'x.pdf'], r'.pdf cannot be written'),
+        ([str(folder), '-o', 'x.avif'], r'.avif cannot be written'),
+        ([one, '-o', 'x.jpg', '--format', 'png'], 'contradict each other'),
+    ):
+        arguments[arguments.index('-o') + 1] = str(tmp_path / 'out' / arguments[arguments.index('-o') + 1])
+        with pytest.raises(InputError, match=message):
+            main([*arguments, '-m', identity])
+        assert not (tmp_path / 'out').exists()
+    assert main([one, '-o', str(tmp_path / 'out/x.jpeg'), '--format', 'jpg', '-m', identity]) == 0
+    assert main([one, '-o', str(tmp_path / 'out/of.2024'), '-m', identity]) == 0
+    (tmp_path / 'out/folder.jpg').mkdir()
+    assert main([one, two, '-o', str(tmp_path / 'out/folder.jpg'), '-m', identity]) == 0
+    assert places(tmp_path / 'out') == ['folder.jpg/a.png', 'folder.jpg/e.bmp', 'of.2024/a.png', 'x.jpeg']
+
+
+def test_a_tilde_is_the_home_folder(album, identity, tmp_path, monkeypatch):
+    folder, _ = album
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path / 'home/album')
+    shutil.copy(identity, tmp_path / 'home/model.pth')
+    assert main(['~/album/*.png', '--output=~/x', '--model=~/model.pth']) == 0
+    assert main(['~/album/e.bmp', '--output=~/y.png', '--model=~/model.pth']) == 0
+    assert places(tmp_path / 'home/x') == ['a.png'] and (tmp_path / 'home/y.png').exists()
+    assert not (tmp_path / '~').exists()
+
+
+def test_advice_for_two_pictures_of_one_name_helps(album, identity, tmp_path, capsys):
+    folder, _ = album
+    (folder / 'a.jpg').write_bytes((folder / 'trips/b.jpg').read_bytes())
+    out = str(tmp_path / 'out')
+    assert main([str(folder), '-o', out, '-m', identity, '--format', 'png']) == 1
+    assert 'or leave --format out' in capsys.readouterr().err
+    assert main([str(folder), '-o', str(tmp_path / 'second'), '-m', identity]) == 0
+    shutil.copy(folder / 'a.png', folder / 'trips/a.png')
+    assert (
+        main([str(folder / 'a.png'), str(folder / 'trips/a.png'), '-o', str(tmp_path / 'third'), '-m', identity]) == 1
+    )
+    assert 'give the folder above both' in capsys.readouterr().err
+    # What is written beside a picture is no other picture's.
+    shutil.copy(folder / 'trips/b.jpg', folder / 'a.png.compare.jpg')
+    assert main([str(folder), '-o', str(tmp_path / 'fourth'), '-m', identity, '--compare']) == 1
+    assert 'a.png.compare.jpg' in capsys.readouterr().err
+
+
+def test_pictures_of_other_formats_are_restored_or_named(album, identity, tmp_path, capsys):
+    folder, pictures = album
+    image = Image.fromarray(pictures['a.png'])
+    image.save(folder / 'browser.jfif', 'JPEG', quality=95)
+    image.save(folder / 'old.jpe', 'JPEG', quality=95)
+    for name in ('game.tga', 'net.ppm', 'film.jp2', 'still.gif'):
+        image.save(folder / name)
+    Image.fromarray(pictures['a.png']).save(folder / 'camera.dng', 'TIFF')
+    (folder / 'phone.heic').write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic')
+    assert main([str(folder), '-o', str(tmp_path / 'out'), '-m', identity]) == 1
+    told = capsys.readouterr()
+    assert '11 restored, 0 already there, 3 failed' in told.out
+    for name in ('still.gif is a GIF', 'camera.dng is a raw file of a camera', 'phone.heic is '):
+        assert name in told.err
+    new = ['browser.jfif', 'film.jp2.png', 'game.tga.png', 'net.ppm.png', 'old.jpe']
+    assert places(tmp_path / 'out') == sorted([*pictures, *new])
+    np.testing.assert_array_equal(read_picture(tmp_path / 'out/net.ppm.png').pixels, pictures['a.png'])
+
+
+def test_linked_folders_are_walked_and_loops_end(album, identity, tmp_path, capsys):
+    folder, pictures = album
+    (tmp_path / 'elsewhere').mkdir()
+    shutil.copy(folder / 'a.png', tmp_path / 'elsewhere/far.png')
+    (folder / 'linked').symlink_to(tmp_path / 'elsewhere')
+    (folder / 'trips/again').symlink_to(folder)
+    (folder / 'self').symlink_to(folder / 'self')
+    (tmp_path / 'elsewhere/back').symlink_to(tmp_path / 'elsewhere')
+    (folder / 'gone.png').symlink_to(tmp_path / 'nowhere.png')
+    assert main([str(folder), '-o', str(tmp_path / 'out'), '-m', identity]) == 1
+    assert 'gone.png cannot be opened' in capsys.readouterr().err
+    assert places(tmp_path / 'out') == sorted([*pictures, 'linked/far.png'])
+
+
+def test_names_that_are_no_text_keep_their_pictures(identity, tmp_path):
+    folder = tmp_path / 'album'
+    folder.mkdir()
+    name = os.fsdecode(b'caf\xe9.png')
+    Image.fromarray(data.astronaut()[:24, :32]).save(tmp_path / 'a.png')
+    shutil.copy(tmp_path / 'a.png', folder / name)
+    (folder / os.fsdecode(b'bad\xff.png')).write_bytes(b'nothing')
+    for encoding in ('utf-8', 'ascii'):
+        out = tmp_path / encoding
+        arguments = ('-m', 'airnet_basicsr.restore', folder, '-o', out, '--explain')
+        done = run_python(*arguments, cwd=ROOT, PYTHONIOENCODING=encoding)
+        assert done.returncode == 1 and 'Traceback' not in done.stdout, done.stdout
+        assert '1 restored, 0 already there, 1 failed' in done.stdout and 'Error' not in done.stdout
+        assert sorted(os.listdir(out)) == [name, f'{name}.json']
+
+
+def test_what_a_new_file_cannot_hold_is_listed_once(identity, tmp_path, capsys):
+    folder = tmp_path / 'album'
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(data.astronaut()[:24, :32]).save(folder / f'{i}.jpg', dpi=(300, 300), comment=b'hello')
+    assert main([str(folder), '-o', str(tmp_path / 'out'), '-m', identity, '--format', 'webp']) == 0
+    told = capsys.readouterr()
+    assert told.err.count('Left out: ') == 2
+    assert f'Left out: resolution, of {folder / "0.jpg"} and 2 more' in told.err
+    assert main([str(folder), '-o', str(tmp_path / 'out2'), '-m', identity]) == 0
+    assert 'Left out' not in capsys.readouterr().err
 
 
 def test_damage_of_any_kind_does_not_end_a_run(identity, tmp_path):
@@ -220,6 +336,7 @@ def test_torchrun_splits_a_folder_and_tells_once(album, identity, tmp_path):
 def test_an_interrupted_run_goes_on(identity, tmp_path):
     (tmp_path / 'many').mkdir()
     Image.fromarray(data.astronaut()).save(tmp_path / 'many/0.png')
+    (tmp_path / 'many/00.png').write_text('broken')
     for i in range(1, 200):
         shutil.copy(tmp_path / 'many/0.png', tmp_path / f'many/{i}.png')
     command = [sys.executable, '-m', 'airnet_basicsr.restore', tmp_path / 'many', '-o', tmp_path / 'out']
@@ -230,6 +347,7 @@ def test_an_interrupted_run_goes_on(identity, tmp_path):
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and 'goes on from here' in said and 'Traceback' not in said
+    assert ', 1 failed' in said and '00.png is no PNG' in said
     written = places(tmp_path / 'out')
     assert 5 <= len(written) < 200
     for place in written:
