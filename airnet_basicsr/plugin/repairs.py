@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from weakref import WeakValueDictionary
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.data_order import Draw, data_order
@@ -121,14 +122,15 @@ def _torchvision_functional_tensor() -> None:
 def _share_lmdb_environments() -> None:
     """lmdb 3 refuses to open one environment twice in a process; LmdbBackend opens one for each dataset object.
 
-    They share it here, also with worker processes forked later (read-only and unlocked, as the toolbox opens it).
+    They share it here, also with worker processes forked later (read-only and unlocked, as the toolbox opens it), for
+    as long as one of them lives. An LMDB that has taken another's place is another one.
     """
     import lmdb
     from basicsr.utils.file_client import LmdbBackend
 
     if _is_ours(LmdbBackend.__init__) or int(lmdb.__version__.split('.')[0]) < 3:
         return
-    opened: dict[str, Any] = {}
+    opened: WeakValueDictionary[tuple, Any] = WeakValueDictionary()
     plain_init = LmdbBackend.__init__
 
     @_ours
@@ -138,11 +140,12 @@ def _share_lmdb_environments() -> None:
         keys = client_keys if isinstance(client_keys, list) else [client_keys]
         environments = {}
         for path, key in zip(paths, keys, strict=True):
-            real_path = os.path.realpath(path)
-            if real_path not in opened:
+            data = os.stat(os.path.join(path, 'data.mdb'))
+            file = data.st_dev, data.st_ino
+            environments[key] = opened.get(file)
+            if environments[key] is None:
                 plain_init(self, str(path), key, *args, **kwargs)
-                opened[real_path] = self._client[key]
-            environments[key] = opened[real_path]
+                environments[key] = opened[file] = self._client[key]
         self.db_paths, self._client = paths, environments
 
     LmdbBackend.__init__ = init

@@ -9,7 +9,8 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from airnet_basicsr.prepare.images import Cut, InputError
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.prepare.images import Cut
 from airnet_basicsr.prepare.layouts import DATASETS, Found, make_jobs, own_clean, own_pairs, recognise
 from airnet_basicsr.prepare.writing import Plan, Written, write
 
@@ -322,5 +323,7 @@ def run() -> NoReturn:
     """The program: as :func:`main`, and leaves with its exit status."""
     try:
         sys.exit(main())
+    except InputError as error:
+        sys.exit(f'Error: {error}')
     except KeyboardInterrupt:
         sys.exit(130)

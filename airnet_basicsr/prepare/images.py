@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import PIL.Image
 
+from airnet_basicsr.stored_images import decode, orientation_of
+
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 _KEPT = {'JPEG': 'jpg', 'PNG': 'png', 'WEBP': 'webp'}
-_ORIENTATION = 0x0112
 # PIL's guard against images from strangers would stop large ones.
 PIL.Image.MAX_IMAGE_PIXELS = None
 # The toolbox's own level for LMDBs: quick to write and to read, some per cent larger than the smallest.
@@ -19,13 +20,6 @@ _WHOLE = (1, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 # Sub-images are for quick reading: not compressed they take 1.7 times the space and an eighth of the time to decode.
 # 19 and 8 are IMWRITE_PNG_FILTER and IMWRITE_PNG_FILTER_NONE; OpenCV 4.11 and before lack the names and ignore them.
 _PIECES = (0, [cv2.IMWRITE_PNG_COMPRESSION, 0, 19, 8])
-
-
-class InputError(SystemExit):
-    """Something given cannot be used: as airnet_basicsr.errors.InputError, without importing PyTorch for seconds."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(f'Error: {message}')
 
 
 class Image(NamedTuple):
@@ -83,13 +77,6 @@ class Cut(NamedTuple):
     step: int
 
 
-def read_size(path: str) -> tuple[int, int]:
-    """(h, w) of an image as it is displayed, from its header."""
-    with PIL.Image.open(path) as image:
-        width, height = image.size
-        return (width, height) if image.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)
-
-
 def inspect(data: bytes) -> tuple[tuple[int, int], str, str]:
     """Decode an image completely, so that a damaged one is noticed.
 
@@ -103,7 +90,9 @@ def inspect(data: bytes) -> tuple[tuple[int, int], str, str]:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         image = PIL.Image.open(io.BytesIO(data))
+        turned = image.format == 'TIFF' and orientation_of(image) != 1  # Pillow forgets that in turning it
         image.load()
+        turned = turned or orientation_of(image) != 1
     suffix = _KEPT.get(image.format, '')
     remark = ''
     # PIL gives 16-bit colour PNGs as 8 bits; the file's header says what they are.
@@ -114,7 +103,7 @@ def inspect(data: bytes) -> tuple[tuple[int, int], str, str]:
     elif image.mode != 'RGB' or 'transparency' in image.info:
         alpha = image.mode.endswith('A') or 'transparency' in image.info
         remark = 'with alpha, which was dropped' if alpha else f'{image.mode}, made RGB'
-    elif image.getexif().get(_ORIENTATION, 1) != 1:
+    elif turned:
         remark = 'rotated by its EXIF data, turned upright'
     elif not suffix:
         remark = f'{image.format}, stored as PNG'
@@ -139,10 +128,13 @@ def process(job: Job, cut: Cut | None) -> Result:
         if not (cut or remark or image.crop):
             stored.append(_stored(image, image.key, data, suffix, size, 0))
             continue
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        picture = decode(data, cv2.IMREAD_COLOR)
         if picture is None:
             return Result([], [], Failure(image.path, 'cannot be decoded by OpenCV'))
         height, width = image.size
+        found = picture.shape[:2]
+        if min(found[0] - height, found[1] - width) < 0 or (not image.crop and found != image.size):
+            return Result([], [], Failure(image.path, f'has {found[1]}x{found[0]} pixels, other than its header says'))
         top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
         picture = picture[top : top + height, left : left + width]
         for key, piece in _pieces(image.key, picture, cut):

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from airnet_basicsr.prepare.images import SUFFIXES, Failure, Image, InputError, Job, read_size
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.prepare.images import SUFFIXES, Failure, Image, Job
+from airnet_basicsr.stored_images import is_lmdb, key_of, size_of
 
 
 class Part(NamedTuple):
@@ -139,14 +141,6 @@ class Found(NamedTuple):
     ignored: int
 
 
-def key_of(name: str) -> str:
-    """The LMDB key for a file name without suffix: ASCII without dots, blanks or slashes, as the toolbox needs it.
-
-    RESIDE's ``0001_0.8_0.04`` becomes ``0001_0p8_0p04``.
-    """
-    return re.sub(r'[^!-~]|[./\\]', '_', re.sub(r'(?<=\d)\.(?=\d)', 'p', name))
-
-
 def recognise(name: str, sources: list[Path]) -> Found:
     """Find dataset ``name`` in its download folders (several only for sets of clean images).
 
@@ -223,7 +217,7 @@ def make_jobs(found: Found, skip: bool, progress: Iterator) -> tuple[list[Job], 
         known: dict[str, tuple[int, int]] = {}
         for path, key, _ in progress(files):
             try:
-                known[key] = read_size(path)
+                known[key] = size_of(path)
             except (OSError, ValueError, SyntaxError) as error:
                 failures.append(Failure(path, f'is not a readable image ({error})'))
         sizes.append(known)
@@ -270,7 +264,8 @@ def make_jobs(found: Found, skip: bool, progress: Iterator) -> tuple[list[Job], 
 def _own_files(folder: Path) -> list[tuple[str, str]]:
     files = [(path, key_of(os.path.splitext(os.path.relpath(path, folder))[0])) for path in _walk(folder, True)]
     if not files:
-        raise InputError(f'there are no images ({", ".join(SUFFIXES)}) in {folder}')
+        what = ', which is an LMDB: name the folder that it was made from' if is_lmdb(folder) else ''
+        raise InputError(f'there are no images ({", ".join(SUFFIXES)}) in {folder}{what}')
     return files
 
 

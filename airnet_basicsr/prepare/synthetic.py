@@ -11,17 +11,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.data.degradation_test_dataset import DegradationTestDataset
 from airnet_basicsr.plugin.data.degradations import add_gaussian_noise
 from airnet_basicsr.plugin.data.synthesis import RESIDE_AIRLIGHTS, RESIDE_BETAS, add_haze, add_rain, estimate_depth
-from airnet_basicsr.prepare.images import Failure, InputError, inspect
+from airnet_basicsr.prepare.images import Failure, inspect
 from airnet_basicsr.prepare.layouts import Found
 from airnet_basicsr.prepare.workers import ordered
+from airnet_basicsr.stored_images import decode
 
 # RESIDE's hazy images are JPEGs; this quality leaves no visible blocks for a network to learn.
 _JPEG_QUALITY = 95
-# Table 6 of the paper gives the four levels, not their places: by quarters in reading order here.
-SPATIAL_SIGMAS = (0, 15, 25, 50)
 _DEEPEST = 20.0
 
 
@@ -88,7 +88,9 @@ def _make(recipe: Recipe, out: Path, folders: tuple[str, str], file: tuple[int, 
         _, suffix, remark = inspect(data)
     except (OSError, ValueError, SyntaxError) as error:
         return Failure(path, f'cannot be decoded ({error})')
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    image = decode(data, cv2.IMREAD_COLOR)
+    if image is None:
+        return Failure(path, 'cannot be decoded by OpenCV')
     rng = np.random.RandomState(zlib.crc32(f'{key}|{recipe.seed}'.encode()))
     if 'haze' not in recipe.what:
         _write(clean_folder / f'norain-{number}.png', image)
@@ -142,7 +144,9 @@ def export_noisy(source: Path, out: Path, sigmas: tuple[float, ...], spatial: bo
     """Write the noisy test sets as PNG files: gt/, sigmaN/ and, with ``spatial``, spatial/.
 
     The noise is that of :class:`~airnet_basicsr.plugin.data.degradation_test_dataset.DegradationTestDataset` with the
-    ``uint8`` protocol; in spatial/ the quarters of an image have the levels of :data:`SPATIAL_SIGMAS`.
+    ``uint8`` protocol; in spatial/ that of
+    :class:`~airnet_basicsr.plugin.data.degradations.SpatiallyVariantNoise` at its default levels. Files have the
+    images' keys as names, so that their noise is the same again when they are read from gt/.
 
     Args:
         source: Folder or LMDB of clean images.
@@ -150,32 +154,31 @@ def export_noisy(source: Path, out: Path, sigmas: tuple[float, ...], spatial: bo
         sigmas: Noise levels.
         spatial: Whether to write spatial/ as well.
         seed: Of the noise.
+
+    Raises:
+        InputError: Nothing to write, a folder that is not empty, or two images of one key.
     """
-    folders = [f'sigma{sigma:g}' for sigma in sigmas] + ['spatial'] * spatial
-    _new_folders(out, ('gt', *folders))
-    for folder, sigma in zip(folders, (*sigmas, 0), strict=False):
-        whole = int(sigma) if sigma == int(sigma) else sigma
-        noise = {'type': 'GaussianNoise', 'sigma': whole, 'protocol': 'uint8', 'dataroot_gt': str(source)}
-        dataset = DegradationTestDataset({'phase': 'test', 'name': folder, 'seed': seed, 'degradation': noise})
-        for item in dataset:
-            name = f'{os.path.splitext(os.path.basename(item["gt_path"]))[0]}.png'
-            clean, noisy = (
-                np.round(item[kind].numpy().transpose(1, 2, 0) * 255).astype(np.uint8) for kind in ('gt', 'lq')
-            )
-            if folder == 'spatial':
-                noisy = _spatial(clean, np.random.RandomState(zlib.crc32(f'{name[:-4]}|spatial|{seed}'.encode())))
-            _write(out / folder / name, noisy[..., ::-1])
-            _write(out / 'gt' / name, clean[..., ::-1])
-    print(f'Ready: {", ".join(str(out / folder) for folder in folders)}, {len(dataset)} images each; clean: {out}/gt')
-
-
-def _spatial(image: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    middle_y, middle_x = image.shape[0] // 2, image.shape[1] // 2
-    quarters = itertools.product((slice(middle_y), slice(middle_y, None)), (slice(middle_x), slice(middle_x, None)))
-    out = np.empty_like(image)
-    for quarter, sigma in zip(quarters, SPATIAL_SIGMAS, strict=True):
-        out[quarter] = _noisy(image[quarter], sigma, rng)
-    return out
+    sets = {f'sigma{sigma:g}': {'type': 'GaussianNoise', 'sigma': sigma} for sigma in sigmas}
+    if spatial:
+        sets['spatial'] = {'type': 'SpatiallyVariantNoise'}
+    if not sets:
+        raise InputError('nothing to write: give a noise level with --sigma, or --spatial')
+    of_each = {'protocol': 'uint8', 'dataroot_gt': str(source)}
+    datasets = {
+        name: DegradationTestDataset({'phase': 'test', 'name': name, 'seed': seed, 'degradation': {**noise, **of_each}})
+        for name, noise in sets.items()
+    }
+    _new_folders(out, ('gt', *sets))
+    written: dict[str, str] = {}
+    for folder, dataset in datasets.items():
+        for index, item in enumerate(dataset):
+            name = f'{dataset.degradation.key(index)}.png'
+            if written.setdefault(name, item['gt_path']) != item['gt_path']:
+                raise InputError(f'{written[name]} and {item["gt_path"]} would both be {name}; rename one of them')
+            for kind, into in (('gt', 'gt'), ('lq', folder)):
+                image = np.round(item[kind].numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
+                _write(out / into / name, image[..., ::-1])
+    print(f'Ready: {", ".join(str(out / folder) for folder in sets)}, {len(written)} images each; clean: {out}/gt')
 
 
 def _new_folders(out: Path, folders: tuple[str, ...]) -> None:

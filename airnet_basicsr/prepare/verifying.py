@@ -10,20 +10,13 @@ import lmdb
 import numpy as np
 from tqdm import tqdm
 
-from airnet_basicsr.prepare.images import InputError, inspect
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.prepare.images import inspect
 from airnet_basicsr.prepare.workers import ordered
+from airnet_basicsr.stored_images import Entry, decode, is_lmdb, read_lmdb_list
 
 _CHUNK = 32
 _TILE = (240, 180)
-
-
-class Entry(NamedTuple):
-    """A line of meta_info.txt; ``clean`` is the key of the clean image in the partner LMDB."""
-
-    key: str
-    size: tuple[int, int]
-    channels: int
-    clean: str
 
 
 class Checked(NamedTuple):
@@ -52,7 +45,9 @@ def find(folder: Path) -> dict[str, tuple[Path, ...]]:
     Raises:
         InputError: There is none.
     """
-    paths = {path.stem: path for path in ([folder] if folder.suffix == '.lmdb' else sorted(folder.glob('*.lmdb')))}
+    below = sorted(path for path in folder.glob('*') if path.is_dir())
+    there = [folder] if is_lmdb(folder) else list(filter(is_lmdb, below))
+    paths = {path.name.removesuffix('.lmdb'): path for path in there}
     if not paths or not folder.is_dir():
         raise InputError(f'there is no LMDB in {folder}; give the folder that --out named')
     found: dict[str, tuple[Path, ...]] = {}
@@ -79,16 +74,18 @@ def verify(name: str, paths: tuple[Path, ...], workers: int) -> Checked:
     metas: list[dict[str, Entry]] = []
     for path in paths:
         try:
-            entries = read_meta(path)
-        except InputError as error:
-            return Checked(name, 0, 0, 0.0, (0, 0), [str(error).removeprefix('Error: ')])
+            entries = read_lmdb_list(path)
+            stored = _number_stored(path)
+        except (InputError, OSError, lmdb.Error) as error:
+            return Checked(name, 0, 0, 0.0, (0, 0), [f'{path.name}: {error}'])
+        if not entries:
+            return Checked(name, 0, 0, 0.0, (0, 0), [f'{path.name}: meta_info.txt names no image'])
         metas.append({entry.key: entry for entry in entries})
         if len(metas[-1]) < len(entries):
             problems.append(f'{path.name}: meta_info.txt names {len(entries) - len(metas[-1])} keys twice')
-        stored = _number_stored(path)
         if stored != len(metas[-1]):
             problems.append(f'{path.name}: {stored} images stored, {len(metas[-1])} listed in meta_info.txt')
-        sides += [side for entry in entries for side in entry.size]
+        sides += [side for entry in entries for side in entry.shape[:2]]
         chunks = [entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK)]
         results = ordered(functools.partial(_check, path), chunks, workers)
         for found in tqdm(results, total=len(chunks), desc=path.stem, unit_scale=_CHUNK, unit='image', leave=False):
@@ -97,7 +94,8 @@ def verify(name: str, paths: tuple[Path, ...], workers: int) -> Checked:
         problems += _check_pairs(name, *metas)
     megabytes = sum((path / 'data.mdb').stat().st_size for path in paths) / 1e6
     pairs = len(metas[1]) if len(paths) == 2 else 0
-    return Checked(name, sum(map(len, metas)), pairs, megabytes, (min(sides), max(sides)), problems)
+    extremes = min(sides, default=0), max(sides, default=0)
+    return Checked(name, sum(map(len, metas)), pairs, megabytes, extremes, problems)
 
 
 def table(rows: list[Checked]) -> str:
@@ -116,7 +114,7 @@ def save_samples(name: str, paths: tuple[Path, ...], count: int, folder: Path) -
     Returns:
         The PNG file.
     """
-    entries = read_meta(paths[-1])
+    entries = read_lmdb_list(paths[-1])
     chosen = [entries[int(at)] for at in np.linspace(0, len(entries) - 1, min(count, len(entries)))]
     environments = [_open(path) for path in paths]
     tiles = []
@@ -137,28 +135,6 @@ def save_samples(name: str, paths: tuple[Path, ...], count: int, folder: Path) -
     path = folder / f'{name}.png'
     cv2.imwrite(str(path), np.vstack(rows))
     return path
-
-
-def read_meta(path: Path) -> list[Entry]:
-    """The entries of an LMDB's meta_info.txt.
-
-    Raises:
-        InputError: It is not in the toolbox's format.
-    """
-    try:
-        lines = (path / 'meta_info.txt').read_text(encoding='utf-8').splitlines()
-        entries = list(map(_entry, lines))
-    except (OSError, ValueError, IndexError) as error:
-        raise InputError(f"{path} is not an LMDB in the toolbox's format: meta_info.txt: {error}") from error
-    if not entries or not (path / 'data.mdb').is_file():
-        raise InputError(f'{path} is empty or has no data.mdb')
-    return entries
-
-
-def _entry(line: str) -> Entry:
-    columns = line.split()
-    height, width, channels = map(int, columns[1].strip('()').split(','))
-    return Entry(line.split('.')[0], (height, width), channels, columns[3] if len(columns) > 3 else '')
 
 
 def _open(path: Path) -> lmdb.Environment:
@@ -189,8 +165,9 @@ def _problems(path: Path, entries: list[Entry]) -> Iterator[tuple[Entry, str]]:
                 continue
             if remark:
                 yield entry, f'is not a plain 8-bit colour image ({remark.split(",")[0]})'
-            if size != entry.size or entry.channels != 3:
-                yield entry, f'is {size[1]}x{size[0]}, in meta_info.txt {entry.size[1]}x{entry.size[0]}'
+            if (*size, 3) != entry.shape:
+                listed = f'{entry.shape[1]}x{entry.shape[0]}' if len(entry.shape) > 1 else 'of no known size'
+                yield entry, f'is {size[1]}x{size[0]}, in meta_info.txt {listed}'
 
 
 def _check_pairs(name: str, clean: dict[str, Entry], degraded: dict[str, Entry]) -> Iterator[str]:
@@ -201,16 +178,16 @@ def _check_pairs(name: str, clean: dict[str, Entry], degraded: dict[str, Entry])
             yield f'{name}: {entry.key} has no clean image {entry.clean or entry.key}'
             continue
         used.add(partner.key)
-        if partner.size != entry.size:
-            yield f'{name}: {entry.key} is {entry.size}, its clean image {partner.key} {partner.size}'
+        if partner.shape != entry.shape:
+            yield f'{name}: {entry.key} is {entry.shape}, its clean image {partner.key} {partner.shape}'
     if not any(entry.clean for entry in degraded.values()) and len(used) < len(clean):
         yield f'{name}: {len(clean) - len(used)} clean images have no degraded one'
 
 
 def _tile(environment: lmdb.Environment, key: str) -> np.ndarray:
     with environment.begin() as transaction:
-        data = np.frombuffer(transaction.get(key.encode()), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        data = transaction.get(key.encode())
+    image = decode(data, cv2.IMREAD_COLOR)
     scale = min(_TILE[0] / image.shape[1], _TILE[1] / image.shape[0])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     tile = np.zeros((_TILE[1], _TILE[0], 3), np.uint8)

@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 
-from airnet_basicsr.prepare.images import InputError
+from airnet_basicsr.errors import InputError
 
 # In flight for each process: enough to keep it busy while the parent writes, few enough to stay small.
 _WINDOW = 4

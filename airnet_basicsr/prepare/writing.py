@@ -18,7 +18,8 @@ from typing import NamedTuple
 import lmdb
 from tqdm import tqdm
 
-from airnet_basicsr.prepare.images import Cut, Failure, InputError, Job, Result, expected_bytes, process
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.prepare.images import Cut, Failure, Job, Result, expected_bytes, process
 from airnet_basicsr.prepare.workers import ordered
 
 RECORD = 'prepared.json'

@@ -19,15 +19,19 @@ NEIGHBOURS = 5
 
 
 def photograph(image: str) -> str:
-    """What a degraded image shows, by its name: ``0001_0.8_0.1`` (RESIDE) is one of the photograph ``0001``."""
-    return re.sub(r'(_[\d.]+){2}$', '', image)
+    """What a degraded image shows, by its name alone, for tests that did not record it (``scene``).
+
+    ``0001_0.8_0.1`` (RESIDE), in an LMDB ``0001_0p8_0p1``, is one of the photograph ``0001``.
+    """
+    return re.sub(r'(_\d+([.p]\d+)?){2}$', '', image)
 
 
 def understand(folder: Path) -> dict[str, Any]:
     """Measures of how well the embeddings of a test's images tell its datasets (degradations) apart.
 
-    Each image's degradation is guessed from its nearest neighbours among the images of *other photographs* (by name):
-    that two versions of one picture resemble each other cannot help. Features are brought to mean 0 and deviation 1.
+    Each image's degradation is guessed from its nearest neighbours among the images of *other photographs* (by the name
+    of the clean image): that two versions of one picture resemble each other cannot help. Features are brought to mean
+    0 and deviation 1.
 
     Returns:
         ``reason`` (why there is nothing to say, else None) and, without one, ``datasets``, ``images``, ``photographs``,
@@ -45,14 +49,15 @@ def understand(folder: Path) -> dict[str, Any]:
     try:
         with np.load(path) as file:
             embedding, dataset, image = (file[key] for key in ('embedding', 'dataset', 'image'))
+            scene = file['scene'] if 'scene' in file else np.array([photograph(name) for name in image.tolist()])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f'{path} cannot be read ({error}): test again') from error
-    if not (embedding.ndim == 2 and len(embedding) == len(dataset) == len(image)):
+    if not (embedding.ndim == 2 and len(embedding) == len(dataset) == len(image) == len(scene)):
         raise InputError(f'{path}: embeddings, datasets and images differ in number: test again')
     finite = np.isfinite(embedding).all(1)
-    embedding, dataset, image = embedding[finite].astype(float), dataset[finite], image[finite]
+    embedding, dataset = embedding[finite].astype(float), dataset[finite]
+    image, photographs = image[finite], scene[finite]
     names = list(dict.fromkeys(dataset.tolist()))
-    photographs = np.array([photograph(name) for name in image.tolist()])
     if len(names) < 2:
         return {'reason': 'the test has one dataset only, and telling degradations apart takes two'}
     smallest = min(np.sum(dataset == name) for name in names)
@@ -64,7 +69,7 @@ def understand(folder: Path) -> dict[str, Any]:
     guessed = cross_val_predict(classify, embedding, dataset, groups=photographs, cv=LeaveOneGroupOut())
     perplexity = min(30, (len(scaled) - 1) / 3)
     places = TSNE(perplexity=perplexity, init='pca', random_state=0).fit_transform(scaled)
-    having = [len(set(dataset[photographs == name])) for name in sorted(set(photographs))]
+    having = [len(set(dataset[photographs == name])) for name in sorted(set(photographs.tolist()))]
     return {
         'reason': None,
         'datasets': names,

@@ -1,6 +1,7 @@
 """Repairs of the toolbox, each by what it does for a user of the toolbox."""
 
 import copy
+import shutil
 import sys
 
 import pytest
@@ -65,6 +66,19 @@ def test_datasets_share_one_lmdb_also_in_workers(tmp_path, photos, context):
         dataset.client = dataset.client if context == 'fork' else None  # what a spawned process gets must be picklable
         loaded = list(DataLoader(dataset, num_workers=2, multiprocessing_context=context))
         assert [int(length) for length in loaded] == [second[0]] * 4
+
+
+def test_an_lmdb_that_was_written_anew_is_read_anew(tmp_path, photos):
+    def read(client=None):
+        client = client or FileClient('lmdb', db_paths=[str(tmp_path / 'x.lmdb')], client_keys=['gt'])
+        return client, client.get('a', 'gt')
+
+    write_lmdb(tmp_path / 'x.lmdb', {'a': photos['coffee2']})
+    old, before = read()
+    shutil.rmtree(tmp_path / 'x.lmdb')
+    write_lmdb(tmp_path / 'x.lmdb', {'a': photos['coffee3']})
+    new, after = read()
+    assert after != before and read(old)[1] == before and read(new)[1] == after
 
 
 def test_wandb_that_is_not_installed(monkeypatch):

@@ -135,6 +135,35 @@ def test_images_of_other_kinds_are_converted_and_counted(tmp_path: Path) -> None
     assert prepare('verify', tmp_path / 'out').returncode == 0
 
 
+def test_pairs_with_a_turned_picture_show_the_same(tmp_path: Path) -> None:
+    """Clean TIFFs, WebPs and JPEGs that ask to be turned, and their upright degraded pictures."""
+    photo = photographs(1)[0]
+    upright = {2: photo[:, ::-1], 3: photo[::-1, ::-1], 5: photo.swapaxes(0, 1), 6: np.rot90(photo, -1)}
+    upright[8] = np.rot90(photo)
+    for orientation, image in upright.items():
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        for suffix in ('tif', 'webp', 'jpg'):
+            (tmp_path / 'gt').mkdir(exist_ok=True)
+            path = tmp_path / 'gt' / f'{orientation}{suffix}.{suffix}'
+            PIL.Image.fromarray(photo[..., ::-1]).save(path, exif=exif, quality=100)
+            save(tmp_path / 'lq' / f'{orientation}{suffix}.png', np.ascontiguousarray(image))
+    done = prepare('pairs', '--name', 'P', '--gt', tmp_path / 'gt', '--lq', tmp_path / 'lq', '--out', tmp_path / 'out')
+    assert done.returncode == 0 and '15 images: rotated' in done.stdout
+    lq = pictures(tmp_path / 'out' / 'P_lq.lmdb')
+    for key, image in pictures(tmp_path / 'out' / 'P_gt.lmdb').items():
+        assert cv2.PSNR(image, lq[key]) > 30, key
+    # An LMDB of another name is found too; data that was cut short does not end the check without a word.
+    (tmp_path / 'out' / 'P_gt.lmdb').rename(tmp_path / 'out' / 'Other')
+    data = tmp_path / 'out' / 'P_lq.lmdb' / 'data.mdb'
+    data.write_bytes(data.read_bytes()[:5000])
+    done = prepare('verify', tmp_path / 'out')
+    assert done.returncode == 1 and 'data.mdb was cut short: 5000 of' in done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith('Other')][0].endswith('ok')
+    done = prepare('clean', '--name', 'X', '--source', tmp_path / 'out' / 'Other', '--out', tmp_path / 'out')
+    assert done.returncode == 1 and 'which is an LMDB' in done.stderr
+
+
 def test_pairs_of_slightly_different_sizes_are_cut_to_one(tmp_path: Path) -> None:
     large = photographs(1, 150, 170)[0]
     centre = large[5:145, 5:165]

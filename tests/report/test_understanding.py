@@ -46,8 +46,21 @@ def test_embeddings_of_content_alone_are_not_taken_for_understanding(tmp_path):
     assert found['accuracy'] < 0.75
 
 
+def test_the_photograph_is_what_the_test_recorded(tmp_path):
+    """Keys of an LMDB tell it by the clean image that they have in common, whatever they are called."""
+    rng = np.random.RandomState(1)
+    shown = np.repeat(rng.standard_normal((20, 16)), 6, axis=0)
+    embedding = np.float32(shown + 0.01 * rng.standard_normal(shown.shape))
+    images = [f'p{i // 6}-{"abcdef"[i % 6]}' for i in range(120)]
+    of = {'embedding': embedding, 'dataset': np.repeat(['SOTS_outdoor', 'Rain100L'], 60), 'image': images}
+    np.savez(tmp_path / 'embeddings.npz', **of, scene=[name.split('-')[0] for name in images])
+    found = understand(tmp_path)
+    assert found['photographs'] == 20 and found['accuracy'] < 0.75
+
+
 def test_which_images_show_one_photograph():
     assert photograph('0001_0.8_0.2') == photograph('0001_1_0.04') == '0001'
+    assert photograph('0001_0p8_0p2') == photograph('0001_1_0p04') == '0001'
     assert photograph('kodim01') == 'kodim01' and photograph('img_001') == 'img_001'
 
 

@@ -1,5 +1,6 @@
 """Whole images for validation and testing, with noise that is the same in every run."""
 
+import re
 import zlib
 from pathlib import PurePath
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 from airnet_basicsr.plugin.data.degradations import build_degradation
 from airnet_basicsr.plugin.data.multi_degradation_dataset import to_tensor
 from airnet_basicsr.plugin.options import DATASET_KEYS, check_keys, require
+from airnet_basicsr.stored_images import key_of
 
 
 @DATASET_REGISTRY.register()
@@ -19,10 +21,11 @@ class DegradationTestDataset(Dataset):
     """One degradation on every image of a set.
 
     Items are ``lq`` and ``gt`` (3 x H x W, float32, RGB, values in [0, 1] but for unclipped noise), ``lq_path`` and
-    ``gt_path``.
+    ``gt_path`` (of the clean image, which several degraded ones may share).
 
-    What is drawn (noise) depends only on the image's name without folder and suffix, on the sigmas and on ``seed``:
-    never on order, workers, folder or LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
+    What is drawn (noise) depends only on the image's key (see :func:`~airnet_basicsr.stored_images.key_of`), on the
+    sigmas and on ``seed``: never on order, workers, ``crop_multiple``, or whether the image lies in a folder or an
+    LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
 
     Options (beside the toolbox's): ``degradation``, a mapping as in :mod:`airnet_basicsr.plugin.data.degradations`;
     ``seed`` (default 0); ``crop_multiple``: both sides are cut, around the centre, to multiples of it (16 in the
@@ -56,14 +59,21 @@ class DegradationTestDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         clean, source = self.degradation.load(index)
         path = self.degradation.path(index)
-        rng = np.random.RandomState(zlib.crc32(f'{PurePath(path).stem}|{self.drawn_for}'.encode()))
+        rng = np.random.RandomState(zlib.crc32(f'{self._drawn_by(index)}|{self.drawn_for}'.encode()))
         window = tuple(self._centre(side) for side in clean.shape[:2])
         return {
-            'lq': to_tensor(self.degradation.degrade(source[window], rng)),
+            # Cut when it is degraded: what a pixel gets must not depend on how much is cut.
+            'lq': to_tensor(self.degradation.degrade(source, rng)[window]),
             'gt': to_tensor(np.float32(clean[window]) / np.float32(255)),
             'lq_path': path,
-            'gt_path': path,
+            'gt_path': self.degradation.gt_path(index) if hasattr(self.degradation, 'gt_path') else path,
         }
+
+    def _drawn_by(self, index: int) -> str:
+        if not hasattr(self.degradation, 'key'):
+            return key_of(PurePath(self.degradation.path(index)).stem)
+        # Urban100 circulates under two names, and has one in an LMDB.
+        return re.sub(r'_SRF_\d+_HR$', '', self.degradation.key(index))
 
     def _centre(self, side: int) -> slice:
         kept = side - side % self.multiple

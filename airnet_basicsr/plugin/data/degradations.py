@@ -2,9 +2,10 @@
 
 A kind is a class in ``DEGRADATION_REGISTRY``; registering one's own makes it available to the datasets. Built from its
 options and their place in the file (for messages), it has ``__len__``, ``path(i)``, ``describe(i)``, ``shape(i)``,
-``load(i)`` and ``degrade`` as the classes below. What else it has of ``parameters`` (a mapping: all that, beside
-``protocol``, says what was done to an image) goes into the records of a test; and ``settled(rng)``, where query and key
-must share something that is drawn, gives the degradation of one such pair.
+``load(i)`` and ``degrade`` as the classes below. It may have ``gt_path(i)``, where the clean image is another file, and
+``parameters`` (a mapping: all that, beside ``protocol``, says what was done to an image), which goes into the records
+of a test. ``settled(rng)``, where query and key must share something that is drawn, gives the degradation of one such
+pair.
 """
 
 import copy
@@ -20,6 +21,7 @@ from basicsr.utils.registry import Registry
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.data.image_source import ImageSource
 from airnet_basicsr.plugin.options import check_keys, require
+from airnet_basicsr.stored_images import key_of
 
 DEGRADATION_REGISTRY = Registry('degradation')
 NOISE_PROTOCOLS = ('uint8', 'float')
@@ -91,6 +93,10 @@ class CleanImages:
         """The clean image's path, as the toolbox's datasets give it."""
         source, key = self._locate(index)
         return source.path(key)
+
+    def key(self, index: int) -> str:
+        """The key that the image has in an LMDB, whether it lies in one or in a folder."""
+        return key_of(self._locate(index)[1])
 
     def shape(self, index: int) -> tuple[int, ...]:
         """(h, w, c) where known without reading, else ()."""
@@ -215,6 +221,10 @@ class PairedImages:
     def path(self, index: int) -> str:
         """The degraded image's path, as the toolbox's datasets give it."""
         return self.lq.path(self.pairs[index][0])
+
+    def gt_path(self, index: int) -> str:
+        """The clean image's path, which several degraded ones may share."""
+        return self.gt.path(self.pairs[index][1])
 
     def shape(self, index: int) -> tuple[int, ...]:
         """(h, w, c) where known without reading, else ()."""

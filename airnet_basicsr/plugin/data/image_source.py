@@ -1,14 +1,15 @@
 """Named images of a folder or an LMDB, read as 8-bit RGB or refused with a message."""
 
 import os
-import re
 from pathlib import Path
 
 import cv2
+import lmdb
 import numpy as np
 from basicsr.utils import FileClient, scandir
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.stored_images import decode, is_lmdb, read_lmdb_list
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
@@ -22,7 +23,7 @@ class ImageSource:
             mapping of keys; else empty.
 
     Args:
-        dataroot: The folder; one whose name ends in ``.lmdb`` is read as LMDB.
+        dataroot: The folder; one that holds ``data.mdb``, or whose name ends in ``.lmdb``, is read as LMDB.
         option: The option that named it, for messages.
 
     Raises:
@@ -37,7 +38,7 @@ class ImageSource:
         self._client: FileClient | None = None
         if not self.root.is_dir():
             raise InputError(f'option {option}: there is no folder {self.root}')
-        self.is_lmdb = self.root.suffix == '.lmdb'
+        self.is_lmdb = is_lmdb(self.root)
         self._files = {} if self.is_lmdb else self._list_folder()
         self.keys = self._list_lmdb() if self.is_lmdb else sorted(self._files)
         if not self.keys:
@@ -55,20 +56,12 @@ class ImageSource:
         return files
 
     def _list_lmdb(self) -> list[str]:
-        meta = self.root / 'meta_info.txt'
-        if not meta.is_file() or not (self.root / 'data.mdb').is_file():
-            raise InputError(
-                f"option {self.option}: {self.root} is no LMDB in the toolbox's format (data.mdb with meta_info.txt)"
-            )
-        for line in meta.read_text(encoding='utf-8').splitlines():
-            if not line.strip():
-                continue
-            key = line.split('.')[0]
-            shape = re.search(r'\(([\d, ]+)\)', line)
-            self._shapes[key] = tuple(int(n) for n in shape[1].split(',') if n.strip()) if shape else ()
-            columns = line.split()
-            if len(columns) > 3:
-                self.partners[key] = columns[3]
+        try:
+            entries = read_lmdb_list(self.root)
+        except InputError as error:
+            raise InputError(f'option {self.option}: {error}') from error
+        self._shapes = {entry.key: entry.shape for entry in entries}
+        self.partners = {entry.key: entry.clean for entry in entries if entry.clean}
         return sorted(self._shapes)
 
     def describe(self, key: str) -> str:
@@ -84,18 +77,12 @@ class ImageSource:
         return self._shapes.get(key, ())
 
     def read(self, key: str) -> np.ndarray:
-        """Image ``key`` as RGB, uint8, H x W x 3.
+        """Image ``key`` as RGB, uint8, H x W x 3, turned as its EXIF data says.
 
         Raises:
             InputError: It cannot be decoded, or is not an 8-bit colour image without alpha.
         """
-        content = self._open().get(key if self.is_lmdb else self.path(key), 'images')
-        if content is None:
-            raise InputError(f'image {self.describe(key)}: listed in meta_info.txt but not stored')
-        data = np.frombuffer(content, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-        if image is None:
-            raise InputError(f'image {self.describe(key)} cannot be decoded: damaged, or not an image')
+        image = self._decode(key)
         channels = 1 if image.ndim == 2 else image.shape[2]
         if channels != 3 or image.dtype != np.uint8:
             kind = {1: 'grey', 4: 'RGBA'}.get(channels, f'of {channels} channels') if channels != 3 else 'RGB'
@@ -104,6 +91,18 @@ class ImageSource:
                 'converted unnoticed. Convert it or remove it.'
             )
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def _decode(self, key: str) -> np.ndarray:
+        try:
+            content = self._open().get(key if self.is_lmdb else self.path(key), 'images')
+        except (OSError, lmdb.Error) as error:
+            raise InputError(f'image {self.describe(key)} cannot be read: {error}') from error
+        if content is None:
+            raise InputError(f'image {self.describe(key)}: listed in meta_info.txt but not stored')
+        image = decode(bytes(content), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise InputError(f'image {self.describe(key)} cannot be decoded: damaged, or not an image')
+        return image
 
     def _open(self) -> FileClient:
         # At the first reading, as the toolbox does: worker processes then open their own.

@@ -101,8 +101,8 @@ class RestorationModel(SRModel):
         if not self.is_train:
             forward = inspect.signature(net.forward).parameters
             self.can_embed = 'encode' in forward and 'restore' in forward
-            self.encoded: list[tuple[int, str, np.ndarray]] = []
-            self.embeddings: dict[str, list[tuple[int, str, np.ndarray]]] = {}
+            self.encoded: list[tuple[int, str, str, np.ndarray]] = []
+            self.embeddings: dict[str, list[tuple[int, str, str, np.ndarray]]] = {}
             self._begin_results(net)
 
     def _begin_results(self, net: nn.Module) -> None:
@@ -162,14 +162,18 @@ class RestorationModel(SRModel):
             self.lq, self.gt = self.lq.flatten(0, 1), self.gt.flatten(0, 1)
         if not self.is_train:
             place = next(self.places, None)
-            self.record = None if place is None else self._begin_record(place, data['lq_path'][0])
+            self.record = None
+            if place is not None:
+                path = data['lq_path'][0]
+                self.record = self._begin_record(place, path, data['gt_path'][0] if 'gt_path' in data else path)
 
-    def _begin_record(self, place: int, path: str) -> dict[str, Any]:
+    def _begin_record(self, place: int, path: str, clean: str) -> dict[str, Any]:
         opt = self.dataset.opt
         of_others = {'degradation': {'type': opt['type']}, 'protocol': None, 'seed': None, 'crop_multiple': 1}
         return {
             'dataset': opt['name'],
             'image': os.path.splitext(os.path.basename(path))[0],
+            'scene': os.path.splitext(os.path.basename(clean))[0],
             'index': place,
             **getattr(self.dataset, 'record', of_others),
             'size': list(self.lq.shape[-2:]),
@@ -189,7 +193,8 @@ class RestorationModel(SRModel):
                 net = self._tested_network()
                 with _evaluating(net), torch.no_grad():
                     embedding = net(_middle(self.lq), encode=True, restore=False).embedding[0]
-                self.encoded.append((self.record['index'], self.record['image'], embedding.float().cpu().numpy()))
+                names = self.record['image'], self.record['scene']
+                self.encoded.append((self.record['index'], *names, embedding.float().cpu().numpy()))
 
     def restore(self) -> None:
         """Set ``output``, the restored images, from ``lq`` (both B x C x H x W)."""
@@ -277,9 +282,9 @@ class RestorationModel(SRModel):
         self.encoded = []
         if self.opt['rank'] == 0:
             found = [(dataset, *image) for dataset, images in self.embeddings.items() for image in images]
-            datasets, _, images, embeddings = zip(*found, strict=True)
+            datasets, _, images, scenes, embeddings = zip(*found, strict=True)
             file = io.BytesIO()
-            np.savez_compressed(file, embedding=np.stack(embeddings), dataset=datasets, image=images)
+            np.savez_compressed(file, embedding=np.stack(embeddings), dataset=datasets, image=images, scene=scenes)
             write_whole(self.results / 'embeddings.npz', file.getvalue())
 
     def dist_validation(self, dataloader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool) -> None:

@@ -4,6 +4,7 @@ import re
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from basicsr.data import build_dataset
 from conftest import write_image, write_lmdb
@@ -87,6 +88,29 @@ def test_missing_folders_and_lmdbs(root):
     refused(there_is_none + 'none.lmdb', root, noise={'dataroot_gt': [str(root / 'clean'), str(root / 'none.lmdb')]})
     refused('noise:dataroot_gt: there are no images in .*empty', root, noise={'dataroot_gt': str(root / 'empty')})
     refused('foreign.lmdb is no LMDB', root, noise={'dataroot_gt': str(root / 'foreign.lmdb')})
+
+
+def test_lmdbs_that_are_damaged_or_named_otherwise(root, photos, tmp_path):
+    path = write_lmdb(tmp_path / 'plain.lmdb', photos).rename(tmp_path / 'plain')
+    assert len(build(root, noise={'dataroot_gt': str(path)})) == len(photos)
+    (path / 'data.mdb').write_bytes((path / 'data.mdb').read_bytes()[:5000])
+    refused('noise:dataroot_gt: .*plain/data.mdb was cut short: 5000 of', root, noise={'dataroot_gt': str(path)})
+    (path / 'meta_info.txt').unlink()
+    refused('plain is no LMDB in BasicSR.s format', root, noise={'dataroot_gt': str(path)})
+
+
+def test_a_turned_photograph_fits_its_upright_partner(root, photos):
+    """As a camera saves it: the pixels lie on their side, and EXIF says so."""
+    photo, turned = photos['coffee2'], PIL.Image.Exif()
+    turned[0x0112] = 6
+    (root / 'clean' / 'coffee2.png').unlink()
+    image = PIL.Image.fromarray(np.rot90(photo))
+    image.save(root / 'clean' / 'coffee2.jpg', exif=turned, quality=98, subsampling=0)
+    write_image(root / 'rain' / 'coffee2.png', photo)
+    paired = {'type': 'PairedImages', 'dataroot_gt': str(root / 'clean'), 'dataroot_lq': str(root / 'rain')}
+    test_set = build_dataset({'name': 'x', 'type': 'DegradationTestDataset', 'phase': 'test', 'degradation': paired})
+    (item,) = [item for item in test_set if 'coffee2' in item['lq_path']]
+    assert cv2.PSNR(item['gt'].numpy(), item['lq'].numpy(), 1) > 35
 
 
 def test_pairs(root, photos, tmp_path):

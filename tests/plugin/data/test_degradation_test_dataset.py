@@ -46,6 +46,23 @@ def test_noise_is_the_same_in_every_order_folder_and_process(root, tmp_path):
     assert out.split()[-1] == hashlib.sha256(reference.tobytes()).hexdigest()
 
 
+def test_noise_in_a_folder_is_that_in_its_lmdb(tmp_path, photos):
+    """Also for names that are no keys, in subfolders, and under the two names that Urban100 has."""
+    names = {'plain 1.5': 'plain_1p5', 'deep/coffee': 'deep_coffee', 'img_001_SRF_4_HR': 'img_001'}
+    for (name, key), image in zip(names.items(), photos.values(), strict=False):
+        write_image(tmp_path / 'folder' / f'{name}.png', image)
+        write_lmdb(tmp_path / f'{key}.lmdb', {key: image})
+    loose = {item['lq_path']: item['lq'] for item in build(tmp_path / 'folder')}
+    for name, key in names.items():
+        stored = build(tmp_path / f'{key}.lmdb')[0]['lq']
+        np.testing.assert_array_equal(loose[str(tmp_path / 'folder' / f'{name}.png')].numpy(), stored.numpy())
+
+
+def test_noise_of_a_pixel_does_not_depend_on_what_is_cut(root):
+    whole, cut = (named(build(root / 'all.lmdb', crop_multiple=multiple), 'chelsea4') for multiple in (1, 16))
+    np.testing.assert_array_equal(cut['lq'].numpy(), whole['lq'].numpy()[:, :, 4:100])
+
+
 def test_noise_of_a_name_is_what_it_was_when_first_published(root):
     """Numbers reported with one release must be comparable with the next one's."""
     item = named(build(root / 'all.lmdb', protocol='float'), 'coffee2')

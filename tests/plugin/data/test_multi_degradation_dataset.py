@@ -155,6 +155,26 @@ def test_several_degraded_images_share_a_clean_one(tmp_path, photos):
     for item in test_set:
         clean = photos[item['lq_path'].split('_')[0]]
         np.testing.assert_array_equal(np.rint(item['gt'].numpy().transpose(1, 2, 0) * 255), clean)
+        assert item['gt_path'] == item['lq_path'].split('_')[0]
+
+
+def test_a_key_is_another_crop_of_the_query_s_degraded_image(tmp_path):
+    """Images of one grey level with a slope: the level tells which image, and whether it is the degraded one."""
+    slope = np.linspace(0, 9, PATCH + 20)[None, :, None] * np.ones((PATCH + 20, 1, 3))
+    clean = {f'{i}': np.uint8(10 * i + slope) for i in range(10)}
+    write_lmdb(tmp_path / 'clean.lmdb', clean)
+    write_lmdb(tmp_path / 'rainy.lmdb', {key: image + 120 for key, image in clean.items()})
+    roots = {'dataroot_gt': str(tmp_path / 'clean.lmdb'), 'dataroot_lq': str(tmp_path / 'rainy.lmdb')}
+    noise = {'type': 'GaussianNoise', 'sigma': 1, 'protocol': 'float', 'dataroot_gt': roots['dataroot_gt']}
+    kinds = {'rain': {'type': 'PairedImages', **roots}, 'noise': noise}
+    crops = 0
+    for batch in epoch(options(tmp_path, degradations=kinds, batch_size_per_gpu=1)):
+        level = {name: batch[name][0].mean((1, 2, 3)).mul(255) for name in ('lq', 'key', 'gt')}
+        image = level['gt'] // 10
+        assert torch.equal(level['lq'][0] // 10, image[0] + 12) and torch.equal(level['key'][0] // 10, image[0] + 12)
+        assert level['key'][1] // 10 == image[1]
+        crops += level['key'][0] != level['lq'][0]
+    assert crops > 5
 
 
 def test_the_toolbox_sr_model_trains_on_plain_items(roots):

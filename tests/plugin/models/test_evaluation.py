@@ -192,7 +192,7 @@ def test_two_processes_write_what_one_does(done):
     assert one == two
     assert logged(done[0][1]) == logged(done[1][1])
     one, two = (np.load(results / 'embeddings.npz') for results, _ in done)
-    for name in ('embedding', 'dataset', 'image'):
+    for name in ('embedding', 'dataset', 'image', 'scene'):
         np.testing.assert_array_equal(one[name], two[name])
 
 
