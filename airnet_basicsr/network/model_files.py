@@ -10,6 +10,7 @@ from torch import Tensor
 
 from airnet_basicsr.errors import InputError, end_in_one_line
 from airnet_basicsr.network import recognise
+from airnet_basicsr.network.airnet import MADE_WITH
 from airnet_basicsr.network.checkpoints import (
     Checkpoint,
     StateDict,
@@ -78,6 +79,10 @@ def convert(source: str, target: str, to: str) -> None:
         return
     if not described.can_embed:
         raise InputError(f'checkpoint {source} is for inference only and lacks tensors of the official network')
+    markers = [name for name in preferred_network(checkpoint) if name.startswith(MADE_WITH)]
+    if markers:
+        made_with = ' and '.join(name.removeprefix(MADE_WITH) for name in markers)
+        raise InputError(f'checkpoint {source} was made with {made_with}, which the official release does not know')
     contrast = checkpoint.contrast
     if contrast is None:
         size = KEYS_PER_DEGRADATION * max(RELEASES)

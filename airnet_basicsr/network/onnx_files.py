@@ -1,6 +1,8 @@
 """AirNet as an ONNX file, and running such files with ONNX Runtime."""
 
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,8 +57,7 @@ class _Graph:
 
     def deform_conv(self, name: str, x: str, z: str) -> str:
         both = self.conv(f'{name}.conv_offset_mask', self.node('Concat', x, z, axis=1))
-        split = f'{name}.split'
-        self.weights.append(self._from_array(np.array([18, 9]), split))
+        split = self._integers(f'{name}.split', [18, 9])
         offset, mask = f'{name}.offset', f'{name}.mask'
         self.nodes.append(self._make_node('Split', [both, split], [offset, mask], name=split, axis=1))
         weight = self._weight(f'{name}.weight', self.state[f'{name}.weight'])
@@ -73,6 +74,31 @@ class _Graph:
             for part in ('gamma', 'beta')
         )
         return self.node('Add', out, self.node('Add', self.node('Mul', x, gamma), beta))
+
+    def _integers(self, name: str, values: Sequence[int]) -> str:
+        self.weights.append(self._from_array(np.array(values, np.int64), name))
+        return name
+
+    def pixel_blocks(self, x: str, size: str, side: int, channels: int) -> str:
+        """:func:`~airnet_basicsr.network.airnet.pixel_blocks`; SpaceToDepth orders the channels in another way."""
+        missing = self.node('Mod', self.node('Neg', size), self._integers('unshuffle', [side]))
+        pads = self.node('Concat', self._integers('no_pads', [0] * 6), missing, axis=0)
+        one_hot = torch.eye(channels * side**2).view(channels * side**2, channels, side, side)
+        kernel = self._weight('pixel_unshuffle', one_hot)
+        attributes = {'kernel_shape': [side] * 2, 'strides': [side] * 2}
+        return self.node('Conv', self.node('Pad', x, pads, mode='edge'), kernel, **attributes)
+
+    def airnet(self, x: str, options: Mapping[str, Any]) -> str:
+        side, blocks = options['unshuffle'], x
+        if side > 1:
+            size = self.node('Shape', x, start=2, end=4)
+            blocks = self.pixel_blocks(x, size, side, options['num_in_ch'])
+        out = self.network(blocks, options['num_group'], options['num_block'])
+        if side > 1:
+            out = self.node('DepthToSpace', out, blocksize=side, mode='CRD')
+            corner, axes = self._integers('corner', [0, 0]), self._integers('axes', [2, 3])
+            out = self.node('Slice', out, corner, size, axes)
+        return self.node('Add', x, out) if options['image_residual'] else out
 
     def network(self, x: str, groups: int, blocks: int) -> str:
         encoder = 'encoder.blocks.0'
@@ -111,7 +137,7 @@ def export_onnx(described: Descriptor, path: str | PathLike) -> None:
         raise InputError(f'exporting needs the package onnx: {_INSTALL}') from error
     options = described.options
     graph = _Graph(described.model.state_dict(), described.model.encoder.blocks[0].body[1].eps)
-    last = graph.network('image', options['num_group'], options['num_block'])
+    last = graph.airnet('image', options)
     graph.nodes.append(helper.make_node('Identity', [last], ['restored']))
     shape = ['batch', described.input_channels, 'height', 'width']
     image, restored = (helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ('image', 'restored'))

@@ -77,6 +77,30 @@ def test_a_slim_file_restores_alike(small, tmp_path, capsys):
         model_files.convert(str(tmp_path / 'slim.pth'), str(tmp_path / 'x.pth'), 'official')
 
 
+def test_markers_survive_every_command_and_the_release_does_not_know_them(tmp_path, capsys):
+    net = small_network(unshuffle=2, image_residual=True)
+    source = save(net, tmp_path / 'blocks.pth')
+    photo = data.astronaut()[:61, :63]
+    expected = Restorer(source)(photo)
+    assert np.abs(expected.astype(int) - photo).max() > 1
+    for command in (['convert', '--to', 'ours'], ['slim']):
+        target = tmp_path / f'{command[0]}.pth'
+        model_files.main([command[0], str(source), *command[1:], '-o', str(target)])
+        state = torch.load(target, weights_only=True)['params']
+        markers = {name: t for name, t in state.items() if name.startswith('made_with.')}
+        assert {name: (t.item(), t.dtype) for name, t in markers.items()} == {
+            'made_with.unshuffle': (2, torch.int64),
+            'made_with.image_residual': (1, torch.int64),
+        }
+        assert np.abs(Restorer(target)(photo).astype(int) - expected).max() <= 1
+        capsys.readouterr()
+        model_files.main(['info', str(target)])
+        assert 'unshuffle=2, image_residual=True' in capsys.readouterr().out
+    with pytest.raises(InputError, match='blocks.pth was made with unshuffle and image_residual, which the official'):
+        model_files.convert(str(source), str(tmp_path / 'official.pth'), 'official')
+    assert not (tmp_path / 'official.pth').exists()
+
+
 def test_reference_embeddings_tell_noise_from_none(paper_datasets, small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(paper_datasets)
     options = tmp_path / 'train.yml'

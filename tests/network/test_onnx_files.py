@@ -9,13 +9,14 @@ from small_models import save, small_network
 from airnet_basicsr import Restorer
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network import recognise
+from airnet_basicsr.network.airnet import OVERLAP, overlap_of
 from airnet_basicsr.network.onnx_files import OnnxNetwork, export_onnx
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 
-def agree(described, path, sizes):
+def agree(described, path, sizes, bound=1e-3):
     export_onnx(described, path)
     exported = OnnxNetwork(str(path), torch.device('cpu'))
     for batch, height, width in sizes:
@@ -23,7 +24,7 @@ def agree(described, path, sizes):
         with torch.inference_mode():
             expected = described.model(x)
         assert exported(x).shape == expected.shape
-        assert (exported(x) - expected).abs().max() <= 1e-3
+        assert (exported(x) - expected).abs().max() <= bound
 
 
 def test_the_paper_s_network(tmp_path):
@@ -37,6 +38,23 @@ def test_the_paper_s_network(tmp_path):
 def test_its_variants(tmp_path, options):
     state = small_network(**options).state_dict()
     agree(recognise.load(state), tmp_path / 'variant.onnx', [(2, 20, 30), (1, 1, 1), (1, 31, 17)])
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'unshuffle': 2},
+        {'unshuffle': 3, 'num_group': 2},
+        {'unshuffle': 2, 'image_residual': True},
+        {'image_residual': True},
+    ],
+)
+def test_pixel_blocks_and_residual_at_any_size(tmp_path, options):
+    described = recognise.load(small_network(**options).state_dict())
+    assert described.options == {**described.options, **options}
+    agree(described, tmp_path / 'blocks.onnx', [(2, 33, 47), (1, 1, 1), (1, 2, 5), (1, 40, 48)], bound=1e-5)
+    properties = {p.key: p.value for p in onnx.load(tmp_path / 'blocks.onnx').metadata_props}
+    assert int(properties['overlap']) == overlap_of(described.model) >= options.get('unshuffle', 1) * OVERLAP
 
 
 def test_restorer_runs_exported_files(tmp_path):
