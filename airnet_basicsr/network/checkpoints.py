@@ -3,8 +3,9 @@
 Our files may also hold, beside the networks:
 
 - ``contrast``: key encoder and queue, as in :class:`~airnet_basicsr.network.momentum_contrast.MomentumContrast`;
-- ``reference``: for each kind of degradation by name, ``embeddings`` (N x D: the encoder's pooled features of N
-  degraded patches), ``patch_size`` and, for noise, ``sigma`` on the scale 0 to 255 (numbers in tensors).
+- ``reference``: for each kind of degradation by name what :func:`airnet_basicsr.restore.explain.fit` found of its
+  patches (in older files ``embeddings``, N x D: the encoder's pooled features of N patches), ``patch_size`` and, for
+  noise, ``sigma`` on the scale 0 to 255 (numbers in tensors). Names that begin with ``_`` are no kinds.
 """
 
 import io

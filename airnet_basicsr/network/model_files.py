@@ -59,7 +59,8 @@ def info(path: str) -> list[str]:
         lines.append(
             f"contrast: key encoder and {keys} keys; in the release's training {degradations} degradation(s): {release}"
         )
-    lines.append(f'explains: {", ".join(checkpoint.reference) if checkpoint.reference else "no reference embeddings"}')
+    kinds = [name for name in checkpoint.reference or () if not name.startswith('_')]
+    lines.append(f'explains: {", ".join(kinds) or "no reference embeddings"}')
     return lines
 
 

@@ -7,8 +7,9 @@ from torch import Tensor
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network import recognise
 from airnet_basicsr.network.airnet import AirNet
-from airnet_basicsr.network.checkpoints import StateDict, preferred_network, read_checkpoint, write_checkpoint
+from airnet_basicsr.network.checkpoints import preferred_network, read_checkpoint, write_checkpoint
 from airnet_basicsr.plugin.options import load_options
+from airnet_basicsr.restore.explain import CLEAN, fit
 from airnet_basicsr.restore.restorer import embed_patch
 
 
@@ -33,16 +34,22 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
     torch.manual_seed(0)
     dataset = build_dataset({**opt, 'phase': 'train', 'scale': 1, 'contrastive': True})
     drawn = [dataset[i % len(dataset)] for i in range(count)]
-    reference: dict[str, StateDict] = {}
-    for i, (name, degradation) in enumerate(dataset.degradations.items()):
-        reference[name] = _embed(described.model, [patches['lq'][i] for patches in drawn])
-        if isinstance(getattr(degradation, 'sigma', None), int | float):  # and no range
-            reference[name]['sigma'] = torch.tensor(float(degradation.sigma))
-    # Never shown to the encoder in training, yet apart from the others: a good picture is not called a noisy one.
-    reference['clean'] = _embed(described.model, [patches['gt'][i % len(reference)] for i, patches in enumerate(drawn)])
+    groups = {
+        name: _embed(described.model, [patches['lq'][i] for patches in drawn])
+        for i, name in enumerate(dataset.degradations)
+    }
+    if CLEAN not in groups:
+        # Never shown to the encoder in training, yet apart from the others: a good picture is not called a noisy one.
+        pictures = [patches['gt'][i % len(groups)] for i, patches in enumerate(drawn)]
+        groups[CLEAN] = _embed(described.model, pictures)
+    reference = fit(groups)
+    for name in groups:
+        reference[name]['patch_size'] = torch.tensor(dataset.patch_size)
+        sigma = getattr(dataset.degradations.get(name), 'sigma', None)
+        if isinstance(sigma, int | float):  # and no range
+            reference[name]['sigma'] = torch.tensor(float(sigma))
     write_checkpoint(target, checkpoint._replace(reference=reference))
 
 
-def _embed(model: AirNet, patches: list[Tensor]) -> StateDict:
-    embeddings = torch.stack([embed_patch(model, patch, torch.device('cpu')) for patch in patches])
-    return {'embeddings': embeddings.half(), 'patch_size': torch.tensor(patches[0].shape[-1])}
+def _embed(model: AirNet, patches: list[Tensor]) -> Tensor:
+    return torch.stack([embed_patch(model, patch, torch.device('cpu')) for patch in patches])

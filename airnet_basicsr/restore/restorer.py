@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 from os import PathLike, fspath
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from airnet_basicsr.network import recognise
 from airnet_basicsr.network.airnet import OVERLAP, overlap_of
 from airnet_basicsr.network.checkpoints import preferred_network, read_checkpoint
 from airnet_basicsr.network.ops.memory import release_freed
+from airnet_basicsr.restore.explain import Explainer, Resemblance
 
 # The model taken where none is named; its card is the README.md beside it.
 DEFAULT_MODEL = Path(__file__).parents[1] / 'weights' / 'airnet_small.pth'
@@ -31,19 +31,6 @@ _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory',
 _OUT_OF_MEMORY += ('could not create a primitive',)
 
 
-class Resemblance(NamedTuple):
-    """What the degradation of a picture resembles."""
-
-    kind: str
-    """Name of the most likely kind; ``noise`` stands for all the noise levels together."""
-    confidence: float
-    """Its probability, 0 to 1."""
-    sigma: float | None
-    """For noise its level, on the scale 0 to 255, between those of the reference."""
-    probabilities: dict[str, float]
-    """Probability of every kind of the reference, by its name there."""
-
-
 class Restorer:
     """Restores pictures with AirNet.
 
@@ -57,6 +44,9 @@ class Restorer:
         tile: Work on at most tile x tile pixels at once; None chooses it from the free memory. A picture that has no
             more is done whole.
         self_ensemble: Average over the eight flips and rotations: eight times the work, slightly better.
+        strength: 1 gives the network's output, 0 the picture bit for bit; between them the two are blended.
+        leave_alone: Give a picture back as it is where the encoder takes it for clean, or where it resembles nothing
+            that the network was trained on. None: where the model holds the reference embeddings that tell.
 
     Raises:
         InputError: The model cannot be used, or an argument has no sense.
@@ -70,6 +60,8 @@ class Restorer:
         dtype: str = 'float32',
         tile: int | None = None,
         self_ensemble: bool = False,
+        strength: float = 1.0,
+        leave_alone: bool | None = None,
     ) -> None:
         self.source = fspath(model)
         if dtype not in DTYPES:
@@ -82,8 +74,11 @@ class Restorer:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition('\n')[0]
             raise InputError(f'device {device!r} cannot be used ({reason}): choose cpu, or cuda with a GPU') from error
-        self.dtype, self.tile, self.self_ensemble = DTYPES[dtype], tile, self_ensemble
-        self.reference = None
+        if not 0 <= strength <= 1:
+            raise InputError(f'strength {strength} is out of range: choose from 0 (the picture itself) to 1')
+        self.dtype, self.tile, self.self_ensemble, self.strength = DTYPES[dtype], tile, self_ensemble, strength
+        self.explainer: Explainer | None = None
+        self.leave_alone = False
         if self.source.endswith('.onnx'):
             from airnet_basicsr.network.onnx_files import OnnxNetwork
 
@@ -91,6 +86,8 @@ class Restorer:
                 raise InputError(f'an ONNX file is computed in float32: leave {dtype} out, or take the checkpoint')
             self.network: Callable[[Tensor], Tensor] = OnnxNetwork(self.source, self.device)
             self.num_feat, self.overlap = self.network.num_feat, self.network.overlap
+            if leave_alone:
+                self.check_reference()
             return
         checkpoint = read_checkpoint(self.source)
         described = recognise.load(preferred_network(checkpoint), f'checkpoint {self.source}')
@@ -99,7 +96,10 @@ class Restorer:
         self.network = described.model.to(self.device, memory_format=torch.channels_last)
         self.num_feat, self.overlap = described.options['num_feat'], overlap_of(described.model)
         if checkpoint.reference and described.can_embed:
-            self.reference = checkpoint.reference
+            self.explainer = Explainer(self._embed, checkpoint.reference)
+        if leave_alone:
+            self.check_reference()
+        self.leave_alone = self.explainer is not None if leave_alone is None else leave_alone
 
     def __call__(self, image: np.ndarray, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Restore ``image``.
@@ -123,6 +123,8 @@ class Restorer:
                 f'an image of shape {image.shape} and dtype {image.dtype} cannot be restored: expected H x W or '
                 'H x W x C with C from 1 to 4, of uint8, uint16 or float32'
             )
+        if self.strength == 0 or self.reason_to_leave_alone(image):
+            return image.copy()
         channels = 1 if image.ndim == 2 else image.shape[2]
         planes = image.reshape(*image.shape[:2], channels)
         colours = planes[..., : 3 if channels > 2 else 1]
@@ -174,6 +176,8 @@ class Restorer:
                 restored = self._run(np.broadcast_to(part, (*part.shape[:2], 3)))
                 if colours.shape[2] == 1:
                     restored = restored.mean(2, keepdims=True)
+                if self.strength < 1:
+                    restored = part + np.float32(self.strength) * (restored - part)
                 band[:, column] += restored * column_weight[:, None]
                 if progress:
                     progress(i * len(columns) + j + 1, len(rows) * len(columns))
@@ -213,66 +217,36 @@ class Restorer:
 
     def check_reference(self) -> None:
         """Raise InputError unless the model holds what :meth:`explain` needs."""
-        if not self.reference:
+        if self.explainer is None:
             raise InputError(
                 f'{self.source} holds no reference embeddings to explain pictures by: add them with '
-                '`airnet-model reference` (python -m airnet_basicsr.network.model_files reference)'
+                '`airnet model reference`'
             )
 
     def explain(self, image: np.ndarray) -> Resemblance:
         """Say what the degradation of ``image`` (as for calling) resembles.
 
-        Linear discriminant analysis of the encoder's pooled features, learnt from the reference: the kinds are taken
-        for Gaussians of one covariance. Its probabilities are averaged over up to nine patches.
+        Linear discriminant analysis of the encoder's pooled features, learnt from the reference. Its probabilities are
+        averaged over up to nine patches.
 
         Raises:
             InputError: The checkpoint holds no reference embeddings.
         """
         self.check_reference()
-        side = min(int(kind['patch_size']) for kind in self.reference.values())
-        patches = [embed_patch(self.network, patch, self.device) for patch in _patches(image, side)]
-        return _resemblance(torch.stack(patches), self.reference)
+        return self.explainer(image)
+
+    def reason_to_leave_alone(self, image: np.ndarray) -> str | None:
+        """Why calling gives ``image`` back as it is, in words; None where it is restored."""
+        return self.explainer(image).reason_to_leave_alone if self.leave_alone else None
+
+    def _embed(self, patch: Tensor) -> Tensor:
+        return embed_patch(self.network, patch, self.device)
 
 
 def embed_patch(network: torch.nn.Module, patch: Tensor, device: torch.device) -> Tensor:
     """The encoder's pooled features (4C) of one patch (3 x h x w, values in [0, 1])."""
     with torch.inference_mode():
         return network(patch[None].to(device), encode=True, restore=False).embedding[0].cpu()
-
-
-def _patches(image: np.ndarray, side: int) -> Iterator[Tensor]:
-    image = np.asarray(image)
-    image = image[..., None] if image.ndim == 2 else image
-    white = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
-    places = []
-    for length in image.shape[:2]:
-        count = min(3, max(1, length // side))
-        places.append([round((length - side) * (i + 1) / (count + 1)) if length > side else 0 for i in range(count)])
-    for top in places[0]:
-        for left in places[1]:
-            part = image[top : top + side, left : left + side, : 3 if image.shape[2] > 2 else 1]
-            part = np.broadcast_to(np.float32(part) / np.float32(white), (*part.shape[:2], 3))
-            yield torch.from_numpy(part.transpose(2, 0, 1).copy())
-
-
-def _resemblance(patches: Tensor, reference: dict[str, dict[str, Tensor]]) -> Resemblance:
-    names = list(reference)
-    groups = [reference[name]['embeddings'].double() for name in names]
-    means = torch.stack([group.mean(0) for group in groups])
-    within = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
-    covariance = within.T @ within / (len(within) - len(names))
-    # Shrunk towards its diagonal: there are about as many patches as features.
-    covariance = 0.95 * covariance + (0.05 * covariance.diagonal() + 1e-8).diag()
-    root = torch.linalg.cholesky(covariance)
-    whitened = (torch.linalg.solve_triangular(root, x.T, upper=False).T for x in (patches.double(), means))
-    shares = (-(torch.cdist(*whitened) ** 2) / 2).softmax(1).mean(0).tolist()
-    probabilities = dict(zip(names, shares, strict=True))
-    sigmas = {name: float(reference[name]['sigma']) for name in names if 'sigma' in reference[name]}
-    noise = sum(probabilities[name] for name in sigmas)
-    kinds = {name: share for name, share in probabilities.items() if name not in sigmas}
-    kind, confidence = max([*kinds.items(), ('noise', noise)], key=lambda item: item[1])
-    level = sum(probabilities[name] * sigma for name, sigma in sigmas.items()) / noise if kind == 'noise' else None
-    return Resemblance(kind, confidence, level, probabilities)
 
 
 def _cuts(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:

@@ -1,0 +1,121 @@
+"""What the degradation of a picture resembles, and whether the picture is better left alone."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LDA = '_lda'
+"""Where a file keeps the projection that :func:`fit` found, beside the kinds."""
+CLEAN = 'clean'
+_SHRINKAGE = 0.05  # of the covariance, towards its diagonal
+# A picture is left alone where it is clean with this probability at least, or its features lie this many times as far
+# from every kind as all but one in a hundred patches of the reference. Chosen on validation pictures: docs/results.md.
+SURELY_CLEAN = 0.5
+UNKNOWN = 2.0
+
+
+class Resemblance(NamedTuple):
+    """What the degradation of a picture resembles."""
+
+    kind: str
+    """Name of the most likely kind; ``noise`` stands for all the noise levels together."""
+    confidence: float
+    """Its probability, 0 to 1."""
+    sigma: float | None
+    """For noise its level, on the scale 0 to 255, between those of the reference."""
+    probabilities: dict[str, float]
+    """Probability of every kind of the reference, by its name there."""
+    strangeness: float
+    """Distance from the nearest kind; at most 1 for 99 of 100 patches of the reference."""
+
+    @property
+    def reason_to_leave_alone(self) -> str | None:
+        """Why restoring could only harm the picture, in words; None where it should be restored."""
+        if self.probabilities.get(CLEAN, 0) >= SURELY_CLEAN:
+            return f'it looks clean ({self.probabilities[CLEAN]:.0%})'
+        if self.strangeness >= UNKNOWN:
+            return 'it resembles nothing that the network was trained on'
+        return None
+
+
+def fit(groups: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Linear discriminant analysis: the kinds are taken for Gaussians of one covariance (Fisher 1936).
+
+    Args:
+        groups: For each kind, N x D: the encoder's pooled features of N patches.
+
+    Returns:
+        For each kind its ``mean``, K-1 numbers, in the space that separates the K kinds best, where the covariance is
+        the identity; and under ``_lda`` the ``projection`` to that space (D x K-1) and the ``reach`` (see
+        :attr:`Resemblance.strangeness`).
+    """
+    means = torch.stack([group.double().mean(0) for group in groups.values()])
+    within = torch.cat([group.double() - mean for group, mean in zip(groups.values(), means, strict=True)])
+    covariance = within.T @ within / (len(within) - len(means))
+    covariance = (1 - _SHRINKAGE) * covariance + (_SHRINKAGE * covariance.diagonal() + 1e-8).diag()
+    # Whitened, then turned to the directions in which the means differ.
+    whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).T
+    _, _, directions = torch.linalg.svd((means - means.mean(0)) @ whitening, full_matrices=False)
+    projection = whitening @ directions[: len(means) - 1].T
+    distances = torch.cat(
+        [((g.double() - m) @ projection).norm(dim=1) for g, m in zip(groups.values(), means, strict=True)]
+    )
+    reference = {name: {'mean': (mean @ projection).float()} for name, mean in zip(groups, means, strict=True)}
+    reach = distances.quantile(0.99).float()
+    return {**reference, LDA: {'projection': projection.float(), 'reach': reach}}
+
+
+class Explainer:
+    """Says what pictures resemble, by the reference of a checkpoint (``Checkpoint.reference``).
+
+    Args:
+        embed: Gives the encoder's pooled features (D) of a patch (3 x h x w, values in [0, 1]).
+        reference: For each kind of degradation what :func:`fit` gave (or, in older files, ``embeddings``, N x D),
+            ``patch_size`` and, for noise, ``sigma``.
+    """
+
+    def __init__(self, embed: Callable[[Tensor], Tensor], reference: Mapping[str, Mapping[str, Tensor]]) -> None:
+        kinds = {name: kind for name, kind in reference.items() if name != LDA}
+        self.embed = embed
+        self.side = min(int(kind['patch_size']) for kind in kinds.values())
+        self.sigmas = {name: float(kind['sigma']) for name, kind in kinds.items() if 'sigma' in kind}
+        if LDA not in reference:
+            reference = fit({name: kind['embeddings'] for name, kind in kinds.items()})
+        self.names = list(kinds)
+        self.means = torch.stack([reference[name]['mean'] for name in self.names]).double()
+        self.projection = reference[LDA]['projection'].double()
+        self.reach = float(reference[LDA]['reach'])
+
+    def __call__(self, image: np.ndarray) -> Resemblance:
+        """Look at up to nine patches of ``image`` (as for :class:`~airnet_basicsr.restore.restorer.Restorer`)."""
+        embeddings = torch.stack([self.embed(patch) for patch in _patches(image, self.side)]).double()
+        distances = torch.cdist(embeddings @ self.projection, self.means)
+        shares = (-(distances**2) / 2).softmax(1).mean(0).tolist()
+        probabilities = dict(zip(self.names, shares, strict=True))
+        noise = sum(probabilities[name] for name in self.sigmas)
+        others = {name: share for name, share in probabilities.items() if name not in self.sigmas}
+        kind, confidence = max([*others.items(), ('noise', noise)], key=lambda item: item[1])
+        level = None
+        if kind == 'noise':
+            level = sum(probabilities[name] * sigma for name, sigma in self.sigmas.items()) / noise
+        strangeness = float(distances.amin(1).mean()) / self.reach
+        return Resemblance(kind, confidence, level, probabilities, strangeness)
+
+
+def _patches(image: np.ndarray, side: int) -> Iterator[Tensor]:
+    """Up to three times three patches of side x side, spread over the picture."""
+    image = np.asarray(image)
+    image = image[..., None] if image.ndim == 2 else image
+    white = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
+    places = []
+    for length in image.shape[:2]:
+        count = min(3, max(1, length // side))
+        places.append([round((length - side) * (i + 1) / (count + 1)) if length > side else 0 for i in range(count)])
+    for top in places[0]:
+        for left in places[1]:
+            part = image[top : top + side, left : left + side, : 3 if image.shape[2] > 2 else 1]
+            part = np.broadcast_to(np.float32(part) / np.float32(white), (*part.shape[:2], 3))
+            yield torch.from_numpy(part.transpose(2, 0, 1).copy())
