@@ -26,7 +26,7 @@ setup(
     packages=find_packages(include=['airnet_basicsr', 'airnet_basicsr.*']),
     package_data={'airnet_basicsr': ['report/*.html', 'weights/*']},
     install_requires=['torch>=2.6', 'torchvision', 'numpy', 'opencv-python', 'lmdb', 'scikit-image', 'tqdm', 'pyyaml']
-    + ['pillow>=11', 'tifffile'],
+    + ['pillow>=11', 'tifffile', 'filelock'],
     # Optional: where it cannot be compiled, a slower backend in stock PyTorch serves. Loaded through ctypes.
     ext_modules=[
         Extension(

@@ -89,6 +89,7 @@ def _summary(run: Run) -> dict[str, str]:
         'reproduces': run.paper and ', '.join(f'{key} {value}' for key, value in run.paper.items()),
         'tested': info.get('date'),
         'device': info.get('device'),
+        'deformable convolution': info.get('dcn_backend') and f'{info["dcn_backend"]} backend',
         'versions': ', '.join(f'{name} {version}' for name, version in (info.get('versions') or {}).items()),
     }
     return {key: str(value) for key, value in told.items() if value}

@@ -26,9 +26,9 @@ CPU_MEMORY = 900 * 2**20
 GPU_MEMORY = 8 * 2**30
 # Tiles begin at multiples of this: a network that works on blocks of pixels must find the same blocks in each.
 _ALIGN = 8
-# As PyTorch, ONNX Runtime, the C++ library and (the last) oneDNN say it.
+# As PyTorch, ONNX Runtime, the C++ library, oneDNN, and CUDA's libraries (CUBLAS_STATUS_ALLOC_FAILED) say it.
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate', 'bad_alloc')
-_OUT_OF_MEMORY += ('could not create a primitive',)
+_OUT_OF_MEMORY += ('could not create a primitive', 'alloc_failed')
 
 
 class Restorer:

@@ -65,13 +65,16 @@ def train(file, folder, monkeypatch):
     options = FILES[file]
     experiment = folder / 'experiments' / options['name']
     if not experiment.exists():
-        force = [*smaller(options), 'datasets:train:gt_size=32', 'datasets:train:num_worker_per_gpu=0']
+        force = ['datasets:train:gt_size=32', 'datasets:train:num_worker_per_gpu=0']
         force += ['train:total_iter=2', 'val:val_freq=2', 'logger:use_tb_logger=false']
+        start = options['path'].get('pretrain_network_g') or ''
+        shipped = start.startswith('airnet_basicsr/')
+        force += [f'path:pretrain_network_g={ROOT / start}'] if shipped else smaller(options)
         frozen = options['train'].get('freeze_encoder')
         if options['model_type'] == 'AirNetModel' and not frozen:
             force.append('train:encoder_warmup_iter=1')
-        if frozen:  # goes on from another training
-            before = Path(options['path']['pretrain_network_g']).parts[1]
+        if frozen and not shipped:  # goes on from another training
+            before = Path(start).parts[1]
             train(next(file for file in TRAINING if FILES[file]['name'] == before), folder, monkeypatch)
         run(run_training, file, folder, monkeypatch, *force)
     return experiment

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,22 +40,62 @@ _BACKENDS: dict[str, Callable[..., Tensor]] = {
     'torchvision': _torchvision,
 }
 _FLOAT64 = {'embedding_bag', 'torchvision'}
-_REGISTERED: dict[str, Callable[[], bool]] = {}
 
 
-def register_backend(name: str, forward: Callable[..., Tensor], can_run: Callable[[], bool], float64: bool) -> None:
-    """Add a backend for GPUs, to be chosen by name.
+class _Registered(NamedTuple):
+    can_run: Callable[[], bool]
+    prepare: Callable[[], object]
+
+
+_REGISTERED: dict[str, _Registered] = {}
+_default = ('auto', 'backend')  # and where it was named
+
+
+def register_backend(
+    name: str,
+    forward: Callable[..., Tensor],
+    can_run: Callable[[], bool],
+    prepare: Callable[[], object],
+    float64: bool,
+) -> None:
+    """Add a backend for CUDA, which 'auto' takes there before all others.
 
     Args:
         name: What ``backend`` and the environment variable AIRNET_DCN_BACKEND call it.
         forward: Called as the other backends are: x, offset, mask and weight, then stride, padding and dilation as
             pairs. It takes every dtype that :func:`modulated_deform_conv2d` takes, but float64 only if ``float64``.
-        can_run: Whether this machine has what the backend needs, beside the GPU.
+        can_run: Whether this machine seems to have what the backend needs, beside the GPU.
+        prepare: Called when the backend is chosen; it may take minutes the first time (a compiler), and raises
+            InputError where the backend cannot run after all. 'auto' then takes another, with a warning.
         float64: Whether it computes in float64.
     """
-    _BACKENDS[name], _REGISTERED[name] = forward, can_run
+    _BACKENDS[name], _REGISTERED[name] = forward, _Registered(can_run, prepare)
     if float64:
         _FLOAT64.add(name)
+
+
+def set_default_backend(name: str, source: str) -> None:
+    """Choose the backend for calls that name none, where the environment variable AIRNET_DCN_BACKEND names none either.
+
+    Args:
+        name: 'auto' or a name of :func:`available_backends`.
+        source: What messages call the place where it was named.
+
+    Raises:
+        InputError: There is no such backend.
+    """
+    global _default
+    _check_name(name, source)
+    _default = name, source
+
+
+def chosen_backend(device: str | torch.device = 'cpu', dtype: torch.dtype = torch.float32) -> str:
+    """The backend that calls without one take on ``device``, made ready for use (built, if need be).
+
+    Raises:
+        InputError: As :func:`modulated_deform_conv2d`.
+    """
+    return _choose(None, torch.device(device).type, dtype)
 
 
 @cache
@@ -67,10 +108,12 @@ def available_backends(device: str | torch.device = 'cpu') -> list[str]:
     if torch.device(device).type == 'cpu':
         names = ['native'] if native.library() else []
         return [*names, 'embedding_bag', *(['torchvision'] if _installed('torchvision') else [])]
-    # The others are chosen by name until they are measured.
-    names = ['torchvision'] if _installed('torchvision') else ['embedding_bag']
-    names += [name for name, can_run in _REGISTERED.items() if can_run()]
-    return [*names, *(['triton'] if _installed('triton') else [])]
+    stock = 'torchvision' if _installed('torchvision') else 'embedding_bag'
+    if torch.device(device).type != 'cuda':
+        return [stock]
+    registered = [name for name, backend in _REGISTERED.items() if backend.can_run()]
+    # Chosen by name only, until it is measured.
+    return [*registered, stock, *(['triton'] if _installed('triton') else [])]
 
 
 @cache
@@ -88,31 +131,69 @@ def _warn_of_slowness(device: str) -> None:
     )
 
 
+@cache
+def _failure(name: str) -> str | None:
+    """Make a registered backend ready; why it cannot be, or None."""
+    try:
+        _REGISTERED[name].prepare()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@cache
+def _warn_of_failure(name: str, instead: str) -> None:
+    logging.getLogger('basicsr').warning(
+        f'The {name} backend of the deformable convolution cannot be used: {_failure(name)} The {instead} backend '
+        f'takes its place; it gives the same results. {VARIABLE}={instead} leaves this warning out.'
+    )
+
+
+def _check_name(backend: str, source: str) -> None:
+    if backend != 'auto' and backend not in _BACKENDS:
+        raise InputError(f'{source}: there is no backend {backend!r}; choose one of {", ".join(("auto", *_BACKENDS))}.')
+
+
 def _choose(backend: str | None, device: str, dtype: torch.dtype) -> str:
     source = 'backend'
     if backend is None:
-        backend, source = os.environ.get(VARIABLE, 'auto'), f'environment variable {VARIABLE}'
-    if backend != 'auto' and backend not in _BACKENDS:
-        raise InputError(f'{source}: there is no backend {backend!r}; choose one of {", ".join(("auto", *_BACKENDS))}.')
+        backend, source = _default
+        if os.environ.get(VARIABLE):
+            backend, source = os.environ[VARIABLE], f'environment variable {VARIABLE}'
+    _check_name(backend, source)
     usable = available_backends(device)
-    if backend != 'auto' and backend not in usable:
+    if backend != 'auto' and backend not in usable and not (device == 'cuda' and backend in _REGISTERED):
         raise InputError(
             f'{source}: the {backend!r} backend cannot run on {device} on this machine; choose auto or one of '
             f'{", ".join(usable)}.'
         )
-    if dtype == torch.float64:
-        usable = [name for name in usable if name in _FLOAT64]
-        if backend != 'auto' and backend not in usable:
-            raise InputError(
-                f'{source}: the {backend!r} backend does not compute in float64; choose auto or one of '
-                f'{", ".join(usable)}, or pass float32 tensors.'
-            )
+    if dtype == torch.float64 and backend != 'auto' and backend not in _FLOAT64:
+        raise InputError(
+            f'{source}: the {backend!r} backend does not compute in float64; choose auto or one of '
+            f'{", ".join(name for name in usable if name in _FLOAT64)}, or pass float32 tensors.'
+        )
     if backend == 'auto':
-        backend = usable[0]
-        if backend == 'embedding_bag' and device != 'cpu':
-            _warn_of_slowness(device)
+        backend = _automatic(usable, device, dtype)
+    elif backend in _REGISTERED and (failure := _failure(backend)):
+        raise InputError(f'{source}: the {backend!r} backend cannot be used: {failure}')
     _say(backend, device)
     return backend
+
+
+def _automatic(usable: list[str], device: str, dtype: torch.dtype) -> str:
+    fitting = [name for name in usable if dtype != torch.float64 or name in _FLOAT64]
+    # Also those that cannot run: their reason is worth a warning.
+    registered = [name for name in _REGISTERED if device == 'cuda']
+    stock = next(name for name in fitting if name not in registered)
+    for name in registered:
+        if dtype == torch.float64 and name not in _FLOAT64:
+            continue
+        if _failure(name) is None:
+            return name
+        _warn_of_failure(name, stock)
+    if stock == 'embedding_bag' and device != 'cpu':
+        _warn_of_slowness(device)
+    return stock
 
 
 # What torch.compiler.assume_constant_result sets, which imports torch._dynamo: as long as torch itself takes.
@@ -204,7 +285,7 @@ def modulated_deform_conv2d(
         bias: O, or None.
         stride, padding, dilation: for both axes, or (vertical, horizontal).
         backend: a name of :func:`available_backends`, or 'auto'. None: the environment variable AIRNET_DCN_BACKEND,
-            or else 'auto'.
+            or else the choice of :func:`set_default_backend`, or else 'auto'.
 
     Returns:
         B x O x Ho x Wo in x's dtype (under autocast, the autocast dtype) and memory format.

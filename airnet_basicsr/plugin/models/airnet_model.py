@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.checkpoints import load_strictly, read_checkpoint
 from airnet_basicsr.network.momentum_contrast import MomentumContrast
+from airnet_basicsr.plugin import compute
 from airnet_basicsr.plugin.data_order import data_order
 from airnet_basicsr.plugin.models import training_state
 from airnet_basicsr.plugin.models.embedding_picture import draw_embeddings
@@ -62,11 +63,7 @@ class AirNetModel(RestorationModel):
         if opt['is_train']:
             _check_train_options(opt)
         super().__init__(opt)
-        # Channels-last is the faster format on a CPU; on a GPU nobody has measured it. In the backward of strided
-        # convolutions of less than 16 channels, oneDNN (PyTorch 2.11, AVX-512) writes beyond its memory in this format.
-        strided = (m for m in self.net_g.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1))
-        safe = all(conv.in_channels >= 16 for conv in strided)
-        self.memory_format = torch.channels_last if self.device.type == 'cpu' and safe else torch.contiguous_format
+        self.memory_format = compute.memory_format(self.net_g, self.device, opt)
 
     # ---- Setting up ----------------------------------------------------------------------------------------------
 

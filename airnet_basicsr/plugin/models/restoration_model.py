@@ -35,6 +35,7 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.airnet import AirNet, overlap_of
 from airnet_basicsr.network.checkpoints import load_strictly, read_checkpoint
 from airnet_basicsr.network.files import write_whole
+from airnet_basicsr.plugin import compute
 from airnet_basicsr.plugin.options import TRAIN_KEYS, check_keys, require
 from airnet_basicsr.restore.restorer import SMALLEST_TILE, Restorer
 
@@ -73,8 +74,13 @@ class RestorationModel(SRModel):
             check_keys(network, parameters, 'network_g')
         if opt['is_train'] and type(self) is RestorationModel:
             check_keys(opt['train'], TRAIN_KEYS | {'perceptual_opt'}, 'train')
+        compute.apply(opt)
         super().__init__(opt)
         self._prepare_evaluation()
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        compute.compile_if_asked(net, self.opt)
+        return super().model_to_device(net)
 
     def _prepare_evaluation(self) -> None:
         self.share = None  # of a validation set, where processes share it
@@ -82,6 +88,7 @@ class RestorationModel(SRModel):
         self.record = self.tiles = None
         self.metrics = {}
         net = self.get_bare_model(self.net_g)
+        self.dcn_backend = compute.backend_of(net, self.device)
         val = self.opt.get('val')
         if val is not None:
             in_terminal = self.opt['rank'] == 0 and sys.stderr.isatty()
@@ -130,6 +137,7 @@ class RestorationModel(SRModel):
                     'python': platform.python_version(),
                 },
                 'device': torch.cuda.get_device_name() if self.device.type == 'cuda' else 'CPU',
+                'dcn_backend': self.dcn_backend,
                 'metrics': self.metrics,
             }
             write_whole(self.results / 'run.json', (json.dumps(run, indent=2, default=str) + '\n').encode())

@@ -281,7 +281,7 @@ BAD = {
     ),
     'unknown backend': (_changed(backend='cuda'), "backend: there is no backend 'cuda'"),
     'backend of another device': (_changed(backend='triton'), "'triton' backend cannot run on cpu"),
-    'backend of another device (toolbox)': (_changed(backend='basicsr'), "'basicsr' backend cannot run on cpu"),
+    'backend of another device (BasicSR)': (_changed(backend='basicsr'), "'basicsr' backend cannot run on cpu"),
 }
 
 

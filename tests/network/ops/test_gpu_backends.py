@@ -6,11 +6,8 @@ import sys
 
 import pytest
 import torch
-from torch.utils import cpp_extension
 
-from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.ops import available_backends, modulated_deform_conv2d
-from airnet_basicsr.plugin import dcnv2
 
 from .test_deform_conv import SHAPES, arguments, output_and_gradients, reference
 
@@ -77,23 +74,6 @@ def test_triton_kernels_compile_for_hopper(kernel, dtype):
         ASTSource(function, signature, constants), target=GPUTarget('cuda', 90, 32), options={'num_stages': 2}
     )
     assert ('wgmma' in compiled.asm['ptx']) == (dtype != 'fp32')
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not dcnv2.can_run(), reason='no compiler for CUDA')
-def test_the_toolbox_operator_compiles_from_its_own_sources(tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path))
-    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '9.0')
-    module = dcnv2.build('airnet_basicsr_dcn_test')
-    assert callable(module.modulated_deform_conv_forward)
-    assert callable(module.modulated_deform_conv_backward)
-
-
-def test_a_missing_compiler_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path))
-    monkeypatch.setattr(cpp_extension, 'CUDA_HOME', None)
-    with pytest.raises(InputError, match="toolbox's DCNv2 could not be compiled.* nvcc"):
-        dcnv2.build('airnet_basicsr_dcn_test')
 
 
 @pytest.mark.gpu

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Checks and measures AirNet on a machine with a GPU, in parts of at most eight minutes. A part that ran out of time ends
+# with status 75 and goes on where it was when it is called again.
+#
+#   benchmarks/gpu.sh tests                  the tests marked gpu
+#   benchmarks/gpu.sh backends               the deformable convolution: all backends, values and speed
+#   benchmarks/gpu.sh throughput             the paper's network: training steps and restoring, precisions, memory
+#   benchmarks/gpu.sh pack BSD400 KODAK DATA here or elsewhere: two folders of photographs into DATA, at most 40 MB
+#   benchmarks/gpu.sh train DATA             trains the network that ships on, by options/reference/train_gpu.yml
+#
+# It takes this checkout, PyTorch, torchvision and, where they are not installed, wheels of BasicSR and what that needs
+# in WHEELS (default: wheels). Results go to OUT (default: results/gpu), one file for each part, of `train` also the
+# network, its training state and the log; a part goes on from what it finds in FROM (default: OUT). PYTHON chooses the
+# interpreter, LIMIT the seconds of a part, and DEVICE=cpu rehearses everything, tiny.
+set -e
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+WHEELS=${WHEELS:-wheels}
+export OUT="${OUT:-results/gpu}" DEVICE="${DEVICE:-cuda}" LIMIT="${LIMIT:-460}"
+export FROM="${FROM:-$OUT}"
+part=$1
+[ $# -gt 0 ] && shift
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+if [ -d "$WHEELS" ]; then
+    site=build/gpu_site
+    [ -d "$site" ] || $PYTHON -m pip install --quiet --no-index --no-deps --target "$site" "$WHEELS"/*.whl
+    export PYTHONPATH="$PWD/$site:$PYTHONPATH"
+fi
+mkdir -p "$OUT"
+
+train() {
+    name=train_gpu
+    experiment=experiments/$name
+    PYTHON=$PYTHON sh datasets_prep/reference.sh "$1/BSD400" "$1/Kodak12"
+    mkdir -p "$experiment/models" "$experiment/training_states"
+    for state in "$FROM"/*.state; do
+        [ -e "$state" ] || continue
+        cp "$state" "$experiment/training_states/"
+        cp "$FROM/net_g_$(basename "$state" .state).pth" "$experiment/models/"
+    done
+    changes=
+    if [ "$DEVICE" = cpu ]; then
+        changes='--force_yml num_gpu=0 train:total_iter=4 logger:save_checkpoint_freq=2 val:val_freq=100 datasets:train:num_worker_per_gpu=0'
+    fi
+    status=0
+    # SIGTERM: the iteration is finished and saved, status 75.
+    timeout -s TERM "$LIMIT" $PYTHON basicsr/train.py -opt options/reference/$name.yml --auto_resume $changes || status=$?
+    newest=$(ls "$experiment/training_states" | sed -n 's/\.state$//p' | sort -n | tail -n 1)
+    if [ -n "$newest" ]; then
+        rm -f "$OUT"/*.state "$OUT"/net_g_*.pth
+        cp "$experiment/training_states/$newest.state" "$experiment/models/net_g_$newest.pth" "$OUT/"
+    fi
+    [ ! -e "$experiment/models/net_g_latest.pth" ] || cp "$experiment/models/net_g_latest.pth" "$OUT/"
+    cat "$experiment"/train_"$name"_*.log >"$OUT/train.log"
+    # timeout's own status says only that the time was up.
+    [ $status -ne 124 ] || status=75
+    return $status
+}
+
+case $part in
+tests | backends | throughput | pack) exec "$PYTHON" benchmarks/gpu.py "$part" "$@" ;;
+train) train "$@" ;;
+*) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0" >&2; exit 2 ;;
+esac

@@ -1,0 +1,1 @@
+// Empty: atomicAdd is in ATen/cuda/CUDAContext.h beside this folder.
