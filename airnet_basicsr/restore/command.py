@@ -99,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     add('--depth', type=int, choices=(8, 16), help="bits per sample; default: the input's")
     add('--quality', type=int, default=95, metavar='1-100', help='of JPEG and lossy WebP; default: 95')
     add('--self-ensemble', action='store_true', help='average over flips and rotations: 8 times the work, a bit better')
+    add('--strength', type=float, default=1.0, metavar='0..1', help='0 gives the picture itself, 1 (default) all of it')
+    add(
+        '--leave-alone',
+        action=argparse.BooleanOptionalAction,
+        help='write a picture as it is where it looks clean or like nothing that the network knows; default: where the '
+        'model can tell',
+    )
     add('--dtype', choices=DTYPES, default='float32', help='precision of the network; default: float32')
     add('--device', help='cpu, cuda, cuda:1, ...; default: the GPU where there is one')
     add('--tile', type=int, metavar='PIXELS', help='side of the tiles; default: chosen from the free memory')
@@ -228,10 +235,14 @@ def _write(
 
 
 def _restore_one(
-    picture: Picture, restorer: Restorer, args: argparse.Namespace, progress: Callable[[int, int], None]
+    picture: Picture,
+    restorer: Restorer,
+    args: argparse.Namespace,
+    progress: Callable[[int, int], None],
+    leave_alone: bool,
 ) -> np.ndarray:
     pixels = to_depth(picture.pixels, 16) if args.depth == 16 else picture.pixels
-    restored = restorer(pixels, progress)
+    restored = pixels if leave_alone else restorer.restore(pixels, progress)
     return to_depth(restored, 8) if args.depth == 8 else restored
 
 
@@ -281,7 +292,12 @@ def run(jobs: Sequence[Job], restorer: Restorer, args: argparse.Namespace, done:
                         explanation = {'picture': str(job.source), **seen._asdict()}
                         what = seen.kind if seen.sigma is None else f'noise of about sigma {seen.sigma:.0f}'
                         pictures.write(f'{job.source}: {what} ({seen.confidence:.0%})')
-                    restored = _restore_one(picture, restorer, args, progress)
+                    reason = restorer.reason_to_leave_alone(picture.pixels)
+                    if reason:
+                        pictures.write(f'{job.source}: left alone, {reason}; --no-leave-alone restores it all the same')
+                    if explanation:
+                        explanation['left_alone'] = reason
+                    restored = _restore_one(picture, restorer, args, progress, leave_alone=reason is not None)
                     finish()
                     writing = job, picture, writer.submit(_write, job, picture, restored, explanation, args)
                     picture = restored = None
@@ -379,7 +395,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if device is None and 'LOCAL_RANK' in os.environ and torch.cuda.is_available():
             device = f'cuda:{int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()}'
         restorer = Restorer(
-            args.model, device=device, dtype=args.dtype, tile=args.tile, self_ensemble=args.self_ensemble
+            args.model,
+            device=device,
+            dtype=args.dtype,
+            tile=args.tile,
+            self_ensemble=args.self_ensemble,
+            strength=args.strength,
+            leave_alone=args.leave_alone,
         )
         if args.explain:
             restorer.check_reference()

@@ -85,7 +85,7 @@ class Restorer:
             if dtype != 'float32':
                 raise InputError(f'an ONNX file is computed in float32: leave {dtype} out, or take the checkpoint')
             self.network: Callable[[Tensor], Tensor] = OnnxNetwork(self.source, self.device)
-            self.num_feat, self.overlap = self.network.num_feat, self.network.overlap
+            self.num_feat, self.unshuffle, self.overlap = self.network.num_feat, 1, self.network.overlap
             if leave_alone:
                 self.check_reference()
             return
@@ -94,7 +94,8 @@ class Restorer:
         if described.input_channels != 3:
             raise InputError(f'checkpoint {self.source} is for {described.input_channels} channels, not for RGB')
         self.network = described.model.to(self.device, memory_format=torch.channels_last)
-        self.num_feat, self.overlap = described.options['num_feat'], overlap_of(described.model)
+        self.num_feat, self.unshuffle = described.options['num_feat'], described.options['unshuffle']
+        self.overlap = overlap_of(described.model)
         if checkpoint.reference and described.can_embed:
             self.explainer = Explainer(self._embed, checkpoint.reference)
         if leave_alone:
@@ -102,7 +103,15 @@ class Restorer:
         self.leave_alone = self.explainer is not None if leave_alone is None else leave_alone
 
     def __call__(self, image: np.ndarray, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Restore ``image``.
+        """Restore ``image``, or give it back as it is where :meth:`reason_to_leave_alone` has a reason.
+
+        Arguments, result and errors are those of :meth:`restore`.
+        """
+        _check(image)
+        return np.array(image) if self.reason_to_leave_alone(image) else self.restore(image, progress)
+
+    def restore(self, image: np.ndarray, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Restore ``image``, whatever it resembles.
 
         Args:
             image: H x W (grey) or H x W x C with C = 1 to 4 (grey, grey and alpha, RGB, RGB and alpha), of uint8,
@@ -116,15 +125,9 @@ class Restorer:
             InputError: The array is no such image, memory does not suffice for the smallest tile, or the network gave
                 no numbers.
         """
-        image = np.asarray(image)
-        shape_fits = image.ndim == 2 or (image.ndim == 3 and 1 <= image.shape[2] <= 4)
-        if not shape_fits or 0 in image.shape or image.dtype not in (np.uint8, np.uint16, np.float32):
-            raise InputError(
-                f'an image of shape {image.shape} and dtype {image.dtype} cannot be restored: expected H x W or '
-                'H x W x C with C from 1 to 4, of uint8, uint16 or float32'
-            )
-        if self.strength == 0 or self.reason_to_leave_alone(image):
-            return image.copy()
+        _check(image)
+        if self.strength == 0:
+            return np.array(image)
         channels = 1 if image.ndim == 2 else image.shape[2]
         planes = image.reshape(*image.shape[:2], channels)
         colours = planes[..., : 3 if channels > 2 else 1]
@@ -151,10 +154,10 @@ class Restorer:
     def _tile_that_fits(self) -> int:
         # Features of some maps at once, offsets and masks; measured (docs/restore.md). The GPU's operator holds
         # columns beside them.
-        per_pixel = 36 * self.num_feat + 400
+        per_pixel = (36 * self.num_feat + 400) // self.unshuffle**2
         if self.device.type == 'cuda':
             memory = min(GPU_MEMORY, torch.cuda.mem_get_info(self.device)[0] // 2)
-            per_pixel += 36 * self.num_feat
+            per_pixel += 36 * self.num_feat // self.unshuffle**2
         else:
             memory = min(CPU_MEMORY, _free_memory() // 2)
         return max(SMALLEST_TILE, math.isqrt(memory // per_pixel))
@@ -247,6 +250,15 @@ def embed_patch(network: torch.nn.Module, patch: Tensor, device: torch.device) -
     """The encoder's pooled features (4C) of one patch (3 x h x w, values in [0, 1])."""
     with torch.inference_mode():
         return network(patch[None].to(device), encode=True, restore=False).embedding[0].cpu()
+
+
+def _check(image: np.ndarray) -> None:
+    shape_fits = image.ndim == 2 or (image.ndim == 3 and 1 <= image.shape[2] <= 4)
+    if not shape_fits or 0 in image.shape or image.dtype not in (np.uint8, np.uint16, np.float32):
+        raise InputError(
+            f'an image of shape {image.shape} and dtype {image.dtype} cannot be restored: expected H x W or '
+            'H x W x C with C from 1 to 4, of uint8, uint16 or float32'
+        )
 
 
 def _cuts(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:

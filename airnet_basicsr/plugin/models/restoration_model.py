@@ -334,7 +334,7 @@ class _Tiles(Restorer):
         if tile is not None and tile < SMALLEST_TILE:
             raise InputError(f'option val:tile: {tile} is too small: choose at least {SMALLEST_TILE} pixels')
         self.tile, self.num_feat = tile, net.restorer.head.out_channels
-        self.dtype, self.self_ensemble = torch.float32, False
+        self.dtype, self.self_ensemble, self.strength, self.unshuffle = torch.float32, False, 1.0, net.unshuffle
 
     def has_room_for(self, image: Tensor) -> bool:
         """Whether B x C x H x W needs no tiles."""
@@ -344,7 +344,7 @@ class _Tiles(Restorer):
     def restore(self, net: AirNet, image: Tensor) -> Tensor:
         """1 x 3 x H x W, float32, in [0, 1], of an image of that shape."""
         self.network, self.overlap = net, overlap_of(net)
-        restored = self(image[0].permute(1, 2, 0).cpu().numpy())
+        restored = super().restore(image[0].permute(1, 2, 0).cpu().numpy())
         return torch.from_numpy(restored).permute(2, 0, 1)[None].to(image.device)
 
     def _run(self, part: np.ndarray) -> np.ndarray:
