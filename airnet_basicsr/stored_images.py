@@ -1,7 +1,6 @@
-"""Images as datasets hold them: pixels the right way up, and LMDBs in BasicSR's format. Needs neither of the two."""
+"""Images as datasets hold them: pixels the right way up, and LMDBs in BasicSR's format, without needing BasicSR."""
 
 import codecs
-import io
 import os
 import re
 import struct
@@ -10,14 +9,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import PIL.Image
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.restore.image_files import asks_to_be_turned, decode_picture, to_depth
 
-_ORIENTATION = 0x0112
-# Bytes without which no format tells an orientation: looking for them costs less than opening the image once more.
-_TURNING = (b'Exif\0\0', b'EXIF', b'eXIf', b'Raw profile type', b'XML:com.adobe.xmp', b'tiff:Orientation')
-_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+# As the files begin that OpenCV reads as everybody does, but for turning.
+_PLAIN = (b'\xff\xd8', b'\x89PNG', b'RIFF', b'BM', b'P6')
 # LMDB's own structures, with the sizes that this machine's library gives them: the head of a page; magic number,
 # version, address and size of the map; two tables; the last page in use and the transaction that wrote all this.
 _PAGE = struct.Struct('@NHHHH')
@@ -33,79 +30,31 @@ def key_of(name: str) -> str:
     return re.sub(r'[^!-~]|[./\\]', '_', re.sub(r'(?<=\d)\.(?=\d)', 'p', name))
 
 
-def size_of(path: str | Path) -> tuple[int, int]:
-    """(h, w) of an image as it is displayed, from its header.
-
-    Raises:
-        OSError, ValueError, SyntaxError: It is no image that Pillow knows.
-    """
-    with PIL.Image.open(path) as image:
-        width, height = image.size
-        if image.format == 'TIFF':  # some versions of Pillow give the turned size there, some do not
-            width, height = image.tag_v2[256], image.tag_v2[257]
-        if image.format == 'PNG' and not _may_be_turned(Path(path).read_bytes()):
-            return height, width  # Pillow would decode all of it to look behind the pixels
-        return (width, height) if orientation_of(image) >= 5 else (height, width)
-
-
-def orientation_of(image: PIL.Image.Image) -> int:
-    """The orientation (1 to 8) that the EXIF or XMP data of an opened image names; of a TIFF before it is loaded."""
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _may_be_turned(data: bytes) -> bool:
-    return data[:4] in _TIFF or any(sign in data for sign in _TURNING)
-
-
-def decode(data: bytes, flags: int) -> np.ndarray | None:
-    """An image's pixels the right way up, as its EXIF or XMP data has it; None if OpenCV cannot decode it.
-
-    Which of its decoders turn an image by themselves depends on OpenCV's version: here they do not.
+def decode(data: bytes, flags: int, name: str = '') -> np.ndarray | None:
+    """An image's pixels the right way up, as its EXIF or XMP data has it; None if it cannot be decoded.
 
     Args:
         data: Content of the file.
         flags: OpenCV's, of the pixels: ``cv2.IMREAD_COLOR`` or ``cv2.IMREAD_UNCHANGED``.
+        name: Of the file; its suffix tells a TGA.
 
     Returns:
         H x W or H x W x C, in OpenCV's order BGR.
     """
-    orientation = 1
-    if _may_be_turned(data):
-        try:
-            with PIL.Image.open(io.BytesIO(data)) as image:
-                orientation = orientation_of(image)
-        except (OSError, ValueError, SyntaxError):
-            pass  # nothing that Pillow knows, or a damaged header: OpenCV will say
-    if data[:4] in _TIFF and orientation != 1:
-        data = _without_orientation(data)
-    if flags != cv2.IMREAD_UNCHANGED:
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    return pixels if pixels is None else _turned(pixels, orientation)
-
-
-def _without_orientation(tiff: bytes) -> bytes:
-    """The same TIFF with orientation 1: OpenCV turns TIFFs whatever its flags say, in some versions wrongly."""
-    order, big = ('<' if tiff[:1] == b'I' else '>'), 43 in tiff[2:4]
-    (directory,) = struct.unpack_from(order + 'Q', tiff, 8) if big else struct.unpack_from(order + 'L', tiff, 4)
-    (count,) = struct.unpack_from(order + ('Q' if big else 'H'), tiff, directory)
-    head, entry = (8, 20) if big else (2, 12)
-    out = bytearray(tiff)
-    for at in range(directory + head, directory + head + count * entry, entry):
-        if struct.unpack_from(order + 'H', tiff, at) == (_ORIENTATION,):
-            struct.pack_into(order + 'H', out, at + entry - (8 if big else 4), 1)
-    return bytes(out)
-
-
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    if data.startswith(_PLAIN) and not asks_to_be_turned(data):
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    # Which formats OpenCV knows, and which of them it turns by itself, depends on its version.
+    try:
+        pixels = decode_picture(data, name).pixels
+    except InputError:
+        return None
+    if flags == cv2.IMREAD_UNCHANGED:
+        return (
+            pixels if pixels.ndim == 2 or pixels.shape[2] == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]].copy()
+        )
+    pixels = to_depth(pixels, 8)
+    colours = pixels[..., :3] if pixels.ndim == 3 and pixels.shape[2] > 2 else np.atleast_3d(pixels)[..., [0, 0, 0]]
+    return colours[..., ::-1].copy()
 
 
 class Entry(NamedTuple):

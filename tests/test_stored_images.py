@@ -11,7 +11,8 @@ import pytest
 from conftest import write_lmdb
 
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.stored_images import Entry, decode, key_of, read_lmdb_list, size_of
+from airnet_basicsr.restore.image_files import read_size
+from airnet_basicsr.stored_images import Entry, decode, key_of, read_lmdb_list
 
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
 
@@ -50,7 +51,7 @@ def test_every_orientation_is_read_upright(kind, photos, tmp_path):
             # Two decoders of JPEG may round differently.
             assert np.abs(read[..., ::-1].astype(int) - upright).max() <= 3 * kind.startswith('JPEG')
         (tmp_path / 'picture').write_bytes(data)
-        assert size_of(tmp_path / 'picture') == upright.shape[:2]
+        assert read_size(tmp_path / 'picture') == upright.shape[:2]
 
 
 def test_what_is_no_picture_is_not_decoded():

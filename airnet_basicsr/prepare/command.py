@@ -12,6 +12,7 @@ from tqdm import tqdm
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.prepare.images import Cut
 from airnet_basicsr.prepare.layouts import DATASETS, Found, make_jobs, own_clean, own_pairs, recognise
+from airnet_basicsr.prepare.workers import take_large_images
 from airnet_basicsr.prepare.writing import Plan, Written, write
 
 
@@ -19,6 +20,7 @@ def main() -> int:
     """Run the command line; the exit status is 0 if everything is as it should be."""
     # What is found must be said before the work starts, in a pipe or a log file too.
     sys.stdout.reconfigure(line_buffering=True)
+    take_large_images()
     arguments = _parser().parse_args()
     if arguments.list:
         print(_listing())

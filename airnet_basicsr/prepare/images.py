@@ -2,19 +2,17 @@
 
 import io
 import os
-import warnings
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import PIL.Image
 
-from airnet_basicsr.stored_images import decode, orientation_of
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.restore.image_files import SUFFIXES as SUFFIXES
+from airnet_basicsr.restore.image_files import decode_picture, to_depth
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 _KEPT = {'JPEG': 'jpg', 'PNG': 'png', 'WEBP': 'webp'}
-# PIL's guard against images from strangers would stop large ones.
-PIL.Image.MAX_IMAGE_PIXELS = None
 # The toolbox's own level for LMDBs: quick to write and to read, some per cent larger than the smallest.
 _WHOLE = (1, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 # Sub-images are for quick reading: not compressed they take 1.7 times the space and an eighth of the time to decode.
@@ -77,37 +75,66 @@ class Cut(NamedTuple):
     step: int
 
 
-def inspect(data: bytes) -> tuple[tuple[int, int], str, str]:
-    """Decode an image completely, so that a damaged one is noticed.
+class Inspected(NamedTuple):
+    """An image that can be decoded.
 
-    Returns:
-        (h, w); the suffix of its format; and why it cannot be stored as it is (empty: it is an 8-bit colour image in a
-        compressed format).
+    Attributes:
+        pixels: 8-bit RGB, turned upright.
+        suffix: Of its format; empty where OpenCV need not read that.
+        remark: Why it cannot be stored as it is (empty: it is an 8-bit colour image in a compressed format).
+    """
+
+    pixels: np.ndarray
+    suffix: str
+    remark: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+def inspect(data: bytes, name: str = '') -> Inspected:
+    """Decode an image completely, so that a damaged one is noticed. ``name``: of its file, whose suffix tells a TGA.
 
     Raises:
-        OSError, ValueError, SyntaxError: It cannot be decoded; truncated files included, which OpenCV may accept.
+        ValueError: It cannot be decoded; truncated files included, which OpenCV may accept.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        image = PIL.Image.open(io.BytesIO(data))
-        turned = image.format == 'TIFF' and orientation_of(image) != 1  # Pillow forgets that in turning it
-        image.load()
-        turned = turned or orientation_of(image) != 1
-    suffix = _KEPT.get(image.format, '')
+    try:
+        picture = decode_picture(data, name)
+    except InputError as error:
+        raise ValueError(str(error).removeprefix(name).strip()) from error
+    pixels = picture.pixels
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    kind, mode = _kind(data)
+    suffix = _KEPT.get(kind, '')
     remark = ''
-    # PIL gives 16-bit colour PNGs as 8 bits; the file's header says what they are.
-    if (image.format == 'PNG' and data[24] == 16) or image.mode[0] in 'IF':
+    if pixels.dtype == np.uint16:
         remark = '16-bit, reduced to 8 bits'
-    elif image.mode in ('L', '1'):
+    elif channels == 1:
         remark = 'grey, made three equal channels'
-    elif image.mode != 'RGB' or 'transparency' in image.info:
-        alpha = image.mode.endswith('A') or 'transparency' in image.info
-        remark = 'with alpha, which was dropped' if alpha else f'{image.mode}, made RGB'
-    elif turned:
+    elif channels != 3:
+        remark = 'with alpha, which was dropped'
+    elif mode != 'RGB':
+        remark = f'{mode}, made RGB'
+    elif picture.orientation != 1:
         remark = 'rotated by its EXIF data, turned upright'
     elif not suffix:
-        remark = f'{image.format}, stored as PNG'
-    return (image.height, image.width), suffix, remark
+        remark = f'{kind}, stored as PNG'
+    pixels = to_depth(pixels, 8)
+    colours = pixels[..., :3] if channels > 2 else pixels.reshape(*pixels.shape[:2], -1)[..., [0, 0, 0]]
+    return Inspected(np.ascontiguousarray(colours), suffix, remark)
+
+
+def _kind(data: bytes) -> tuple[str, str]:
+    """Format and colour model, in Pillow's words."""
+    if data.startswith(b'\x89PNG'):
+        return 'PNG', 'P' if data[25] == 3 else 'RGB'
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            return str(image.format), image.mode if image.format in _KEPT else 'RGB'
+    except (OSError, ValueError, SyntaxError):  # a TIFF, say, that tifffile alone can read
+        return 'TIFF', 'RGB'
 
 
 def process(job: Job, cut: Cut | None) -> Result:
@@ -118,19 +145,17 @@ def process(job: Job, cut: Cut | None) -> Result:
         try:
             with open(image.path, 'rb') as file:
                 data = file.read()
-            size, suffix, remark = inspect(data)
-        except (OSError, ValueError, SyntaxError) as error:
+            found = inspect(data, image.path)
+        except (OSError, ValueError) as error:
             return Result([], [], Failure(image.path, f'cannot be decoded ({error})'))
         if image.crop:
             remarks.append('cut around its centre to the size of its pair')
-        if remark:
-            remarks.append(remark)
-        if not (cut or remark or image.crop):
-            stored.append(_stored(image, image.key, data, suffix, size, 0))
+        if found.remark:
+            remarks.append(found.remark)
+        if not (cut or found.remark or image.crop):
+            stored.append(_stored(image, image.key, data, found.suffix, found.size, 0))
             continue
-        picture = decode(data, cv2.IMREAD_COLOR)
-        if picture is None:
-            return Result([], [], Failure(image.path, 'cannot be decoded by OpenCV'))
+        picture = cv2.cvtColor(found.pixels, cv2.COLOR_RGB2BGR)
         height, width = image.size
         found = picture.shape[:2]
         if min(found[0] - height, found[1] - width) < 0 or (not image.crop and found != image.size):
@@ -160,7 +185,7 @@ def expected_bytes(image: Image, cut: Cut | None) -> int:
         side = min(cut.size, height), min(cut.size, width)
         pieces = len(positions(height, cut)) * len(positions(width, cut))
         return pieces * _pages(side[0] * side[1] * 3 + 1000)
-    if image.crop or not image.path.lower().endswith(('.jpg', '.jpeg', '.png', '.webp')):
+    if image.crop or not image.path.lower().endswith(('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp')):
         return _pages(height * width * 3 * 7 // 10)
     return _pages(os.path.getsize(image.path))
 

@@ -4,11 +4,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.files import walk
 from airnet_basicsr.prepare.images import SUFFIXES, Failure, Image, Job
-from airnet_basicsr.stored_images import is_lmdb, key_of, size_of
+from airnet_basicsr.restore.image_files import read_size
+from airnet_basicsr.stored_images import is_lmdb, key_of
 
 
 class Part(NamedTuple):
@@ -217,8 +219,8 @@ def make_jobs(found: Found, skip: bool, progress: Iterator) -> tuple[list[Job], 
         known: dict[str, tuple[int, int]] = {}
         for path, key, _ in progress(files):
             try:
-                known[key] = size_of(path)
-            except (OSError, ValueError, SyntaxError) as error:
+                known[key] = read_size(path)
+            except (OSError, ValueError, SyntaxError, InputError) as error:
                 failures.append(Failure(path, f'is not a readable image ({error})'))
         sizes.append(known)
     broken = {failure.path for failure in failures}
@@ -298,6 +300,7 @@ def _find_layout(name: str, dataset: Dataset, source: Path) -> tuple[Layout, Pat
         for layout in dataset.layouts:
             parts = [part for part in (layout.clean, layout.degraded) if part]
             roots = [root for root in level if all(_folder(root, part) is not None for part in parts)]
+            roots = list({root.resolve(): root for root in reversed(roots)}.values())[::-1]  # links lead to one twice
             if len(roots) > 1:
                 raise InputError(
                     f'{name}: both {roots[0]} and {roots[1]} look like it; give the one that is meant with --source'
@@ -344,14 +347,17 @@ def _scan(folder: Path) -> list[os.DirEntry]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [folder / entry.name for entry in _scan(folder) if entry.is_dir()]
+    return [folder / entry.name for entry in _scan(folder) if os.path.isdir(entry.path)]
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[str]:
-    """Paths of the images in ``folder``, in order of names; hidden files are no images."""
-    for entry in _scan(folder):
-        if entry.is_dir():
-            if recursive:
-                yield from _walk(Path(entry.path), True)
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield entry.path
+    """Paths of the images in ``folder``; hidden files are no images."""
+
+    def unreadable(error: OSError) -> NoReturn:
+        raise InputError(f'the folder {error.filename} cannot be read: {error.strerror}') from error
+
+    if recursive:
+        names = walk(folder, unreadable)
+    else:
+        names = (entry.path for entry in _scan(folder) if not os.path.isdir(entry.path))
+    yield from (name for name in names if name.lower().endswith(SUFFIXES))

@@ -18,7 +18,6 @@ from airnet_basicsr.plugin.data.synthesis import RESIDE_AIRLIGHTS, RESIDE_BETAS,
 from airnet_basicsr.prepare.images import Failure, inspect
 from airnet_basicsr.prepare.layouts import Found
 from airnet_basicsr.prepare.workers import ordered
-from airnet_basicsr.stored_images import decode
 
 # RESIDE's hazy images are JPEGs; this quality leaves no visible blocks for a network to learn.
 _JPEG_QUALITY = 95
@@ -85,21 +84,19 @@ def _make(recipe: Recipe, out: Path, folders: tuple[str, str], file: tuple[int, 
     degraded_folder, clean_folder = out / folders[0], out / folders[1]
     try:
         data = Path(path).read_bytes()
-        _, suffix, remark = inspect(data)
-    except (OSError, ValueError, SyntaxError) as error:
+        found = inspect(data, path)
+    except (OSError, ValueError) as error:
         return Failure(path, f'cannot be decoded ({error})')
-    image = decode(data, cv2.IMREAD_COLOR)
-    if image is None:
-        return Failure(path, 'cannot be decoded by OpenCV')
+    image = cv2.cvtColor(found.pixels, cv2.COLOR_RGB2BGR)
     rng = np.random.RandomState(zlib.crc32(f'{key}|{recipe.seed}'.encode()))
     if 'haze' not in recipe.what:
         _write(clean_folder / f'norain-{number}.png', image)
         _write(degraded_folder / f'rain-{number}.png', _rain_and_noise(recipe, image, rng))
         return None
-    if remark or suffix == 'webp':
+    if found.remark or found.suffix == 'webp':
         _write(clean_folder / f'{number:04d}.png', image)
     else:
-        (clean_folder / f'{number:04d}.{suffix}').write_bytes(data)
+        (clean_folder / f'{number:04d}.{found.suffix}').write_bytes(data)
     try:
         depth = _read_depth(recipe.depth, path, image.shape[:2]) if recipe.depth else estimate_depth(image)
     except (OSError, ValueError) as error:

@@ -159,15 +159,15 @@ def _problems(path: Path, entries: list[Entry]) -> Iterator[tuple[Entry, str]]:
                 yield entry, 'is listed in meta_info.txt but not stored'
                 continue
             try:
-                size, _, remark = inspect(data)
-            except (OSError, ValueError, SyntaxError) as error:
+                found = inspect(data)
+            except ValueError as error:
                 yield entry, f'cannot be decoded ({error})'
                 continue
-            if remark:
-                yield entry, f'is not a plain 8-bit colour image ({remark.split(",")[0]})'
-            if (*size, 3) != entry.shape:
+            if found.remark:
+                yield entry, f'is not a plain 8-bit colour image ({found.remark.split(",")[0]})'
+            if (*found.size, 3) != entry.shape:
                 listed = f'{entry.shape[1]}x{entry.shape[0]}' if len(entry.shape) > 1 else 'of no known size'
-                yield entry, f'is {size[1]}x{size[0]}, in meta_info.txt {listed}'
+                yield entry, f'is {found.size[1]}x{found.size[0]}, in meta_info.txt {listed}'
 
 
 def _check_pairs(name: str, clean: dict[str, Entry], degraded: dict[str, Entry]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 import cv2
+import PIL.Image
 
 from airnet_basicsr.errors import InputError
 
@@ -39,10 +40,16 @@ def ordered(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
         pool.shutdown(cancel_futures=True)
 
 
+def take_large_images() -> None:
+    """For this process alone: Pillow's guard against images from strangers would stop large ones."""
+    PIL.Image.MAX_IMAGE_PIXELS = None
+
+
 def _start() -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
+    take_large_images()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tifffile
 from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 from airnet_basicsr.errors import InputError
@@ -26,7 +27,7 @@ from airnet_basicsr.restore.picture_metadata import (
     without_companions,
     without_extension,
 )
-from airnet_basicsr.restore.png_files import SIGNATURE, colour_chunks, encode_png, read_png, texts
+from airnet_basicsr.restore.png_files import SIGNATURE, colour_chunks, encode_png, read_png, read_png_metadata, texts
 from airnet_basicsr.restore.tiff_files import encode_tiff, read_tiff
 
 FORMATS = {
@@ -66,6 +67,8 @@ _UPRIGHT = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: a[:, ::-1].swapaxes(0, 1),
 }
+_TURNING = (b'Exif\0', b'EXIF', b'eXIf', b'Raw profile type', b'XML:com.adobe.xmp', b'tiff:Orientation')
+_TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _LARGEST_SEGMENT = 65_533
 _HOLDS = {
     'PNG': ('icc_profile', 'exif', 'xmp', 'comment', 'dpi', 'aspect', 'png'),
@@ -96,6 +99,8 @@ class Picture(NamedTuple):
     """Whether its file keeps every value; decides how a WebP is written."""
     left_out: tuple[str, ...] = ()
     """What the file holds beside, and was not read."""
+    orientation: int = 1
+    """How the file asked to be turned (EXIF's 1 to 8), which was done."""
 
 
 def read_picture(path: str | PathLike) -> Picture:
@@ -144,6 +149,44 @@ def decode_picture(content: bytes, name: str) -> Picture:
         raise InputError(f'{name} is damaged: {reason}') from error
 
 
+def read_size(path: str | PathLike) -> tuple[int, int]:
+    """(h, w) of a picture turned upright, from its header.
+
+    Raises:
+        OSError, ValueError, SyntaxError, InputError: There is none that can be read.
+    """
+    with open(path, 'rb') as file:
+        beginning = file.read(128)
+    if beginning[:4] in _TIFF:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[0].aspage()
+            height, width, tag = page.imagelength, page.imagewidth, page.tags.get(ORIENTATION)
+            orientation = 1 if tag is None else tag.value
+    elif beginning.startswith(SIGNATURE):
+        # Pillow would stop at large texts, and decode all pixels in search of EXIF.
+        metadata, header = read_png_metadata(Path(path).read_bytes())
+        (width, height), orientation = struct.unpack_from('>II', header), _orientation(metadata)
+    else:
+        with Image.open(path, formats=_formats(beginning, Path(path).suffix.lower())) as image:
+            (width, height), orientation = image.size, 1
+            if image.format not in ('HEIF', 'JXL'):
+                orientation = image.getexif().get(ORIENTATION, 1)
+    return (width, height) if orientation in range(5, 9) else (height, width)
+
+
+def asks_to_be_turned(content: bytes) -> bool:
+    """Whether a JPEG, PNG or WebP asks to be turned, found out without decoding it: for readers that do not do it."""
+    # Looking for bytes without which no format tells it costs less than opening the picture once more.
+    if not any(words in content for words in _TURNING):
+        return False
+    with suppress(Exception):
+        if content.startswith(SIGNATURE):
+            return _orientation(read_png_metadata(content)[0]) != 1
+        with Image.open(io.BytesIO(content), formats=['JPEG', 'WEBP']) as image:
+            return image.getexif().get(ORIENTATION, 1) in range(2, 9)
+    return False
+
+
 def _not_identified(content: bytes, suffix: str) -> str:
     brand = _brand(content)
     if content[:4] in (b'II*\0', b'MM\0*'):
@@ -184,7 +227,7 @@ def _decode(content: bytes, suffix: str) -> Picture:
     if content.startswith(SIGNATURE):
         pixels, metadata, left_out = read_png(content)
         orientation = None
-    elif content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+    elif content[:4] in _TIFF:
         pixels, orientation, metadata, left_out = read_tiff(content, _largest())
         if isinstance(pixels, bytes):
             pixels, _, _ = _through_pillow(pixels, ['TIFF'], metadata, [])
@@ -198,7 +241,7 @@ def _decode(content: bytes, suffix: str) -> Picture:
         orientation = _orientation(metadata)
     pixels = np.ascontiguousarray(_UPRIGHT.get(orientation, lambda a: a)(pixels))
     _make_true(metadata, pixels, orientation, left_out)
-    return Picture(pixels, metadata, lossless, tuple(left_out))
+    return Picture(pixels, metadata, lossless, tuple(left_out), orientation)
 
 
 def _formats(content: bytes, suffix: str) -> list[str]:

@@ -89,6 +89,12 @@ def read_png(content: bytes) -> tuple[np.ndarray, Metadata, list[str]]:
     return pixels, metadata, left_out
 
 
+def read_png_metadata(content: bytes) -> tuple[Metadata, bytes]:
+    """The metadata of a PNG, and its header; raises as :func:`read_chunks`."""
+    chunks = read_chunks(content)
+    return _metadata(chunks)[0], chunks[0][1]
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(data, zlib.crc32(kind)))
 

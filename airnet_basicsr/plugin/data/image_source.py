@@ -2,16 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import lmdb
 import numpy as np
-from basicsr.utils import FileClient, scandir
+from basicsr.utils import FileClient, get_root_logger
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.files import walk
+from airnet_basicsr.restore.image_files import FORMATS, READ_ONLY, REFUSED
 from airnet_basicsr.stored_images import decode, is_lmdb, read_lmdb_list
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+IMAGE_SUFFIXES = (*FORMATS, *READ_ONLY)
 
 
 class ImageSource:
@@ -46,13 +49,26 @@ class ImageSource:
 
     def _list_folder(self) -> dict[str, str]:
         files: dict[str, str] = {}
-        for name in sorted(scandir(str(self.root), recursive=True)):
+        refused = []
+
+        def unreadable(error: OSError) -> NoReturn:
+            raise InputError(f'option {self.option}: {error.filename} cannot be read: {error.strerror}') from error
+
+        for path in sorted(walk(self.root, unreadable)):
+            name = os.path.relpath(path, self.root)
             stem, suffix = os.path.splitext(name)
+            if suffix.lower() in REFUSED:
+                refused.append(name)
             if suffix.lower() not in IMAGE_SUFFIXES:
                 continue
             if stem in files:
                 raise InputError(f'{self.root}: {files[stem]} and {name} would be the same image; remove one')
             files[stem] = name
+        if refused:
+            get_root_logger().warning(
+                f'option {self.option}: {len(refused)} images in {self.root} are of formats that are not taken: '
+                f'{", ".join(refused[:5])}{", ..." if len(refused) > 5 else ""}. Convert them to PNG.'
+            )
         return files
 
     def _list_lmdb(self) -> list[str]:
@@ -77,7 +93,7 @@ class ImageSource:
         return self._shapes.get(key, ())
 
     def read(self, key: str) -> np.ndarray:
-        """Image ``key`` as RGB, uint8, H x W x 3, turned as its EXIF data says.
+        """Image ``key`` as RGB, uint8, H x W x 3, turned upright.
 
         Raises:
             InputError: It cannot be decoded, or is not an 8-bit colour image without alpha.
@@ -99,7 +115,7 @@ class ImageSource:
             raise InputError(f'image {self.describe(key)} cannot be read: {error}') from error
         if content is None:
             raise InputError(f'image {self.describe(key)}: listed in meta_info.txt but not stored')
-        image = decode(bytes(content), cv2.IMREAD_UNCHANGED)
+        image = decode(bytes(content), cv2.IMREAD_UNCHANGED, self.path(key))
         if image is None:
             raise InputError(f'image {self.describe(key)} cannot be decoded: damaged, or not an image')
         return image
