@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: demo test test-slow bench reference reference-ablations lint clean
 
-.venv/.installed: setup.py constraints.txt
+.venv/.installed: pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo 'Installing into .venv (the first time, PyTorch alone is a download of gigabytes)'
 	@$(PIP) --upgrade 'setuptools<82' wheel cython numpy
@@ -42,8 +42,8 @@ reference: .venv/.installed
 	@set -e; for part in $(PARTS); do \
 		$(BIN)/torchrun --nproc_per_node=2 basicsr/train.py -opt options/reference/$$part.yml --launcher pytorch --auto_resume; \
 	done
-	@$(BIN)/airnet-model reference experiments/train_reference_finish/models/net_g_latest.pth -opt options/reference/explained.yml -o experiments/train_reference_finish/explaining.pth
-	@$(BIN)/airnet-model slim experiments/train_reference_finish/explaining.pth -o $(SHIPPED)
+	@$(BIN)/airnet model reference experiments/train_reference_finish/models/net_g_latest.pth -opt options/reference/explained.yml -o experiments/train_reference_finish/explaining.pth
+	@$(BIN)/airnet model slim experiments/train_reference_finish/explaining.pth -o $(SHIPPED)
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference.yml
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference_cbm3d.yml
 	@$(BIN)/python -m airnet_basicsr.report results/test_reference results/test_reference_cbm3d
@@ -61,6 +61,8 @@ reference-ablations: .venv/.installed
 
 lint: .venv/.installed
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,33 +1,53 @@
-"""Build and installation of airnet-basicsr.
+"""The native library of airnet-basicsr, and how its wheel is put together; pyproject.toml describes the package.
 
-BasicSR is needed but not listed below: `basicsr` and `basicsr-fixed` (its git master) install the same package, and a
-requirement on one would overwrite the other. The Makefile installs the first where neither is there.
+BasicSR is needed for training but is no requirement of the extra `train`: `basicsr` and `basicsr-fixed` (its git
+master) install the same package, and a requirement on one would overwrite the other. The Makefile installs the first
+where neither is there.
 """
 
+import shutil
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
-# For exporting models and running what was exported.
-ONNX = ['onnx', 'onnxruntime>=1.20']
-# For tables, pictures and pages of test results.
-REPORT = ['jinja2', 'matplotlib', 'scikit-learn']
-# CBM3D as a baseline. bm3d's licence is for non-commercial use.
-BASELINES = ['bm3d']
+
+class BuildLibrary(build_ext):
+    """Loaded through ctypes, the library belongs to no version of Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split('.')).with_suffix('.pyd' if self.plat_name.startswith('win') else '.so'))
+
+
+class BuildPackage(build_py):
+    """The option files, which people edit at the top of the checkout, travel inside the package."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for path in Path('options').rglob('*.yml'):
+                target = Path(self.build_lib, 'airnet_basicsr/option_files', path.relative_to('options'))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
+
+class BuildWheel(bdist_wheel):
+    """A wheel for every Python of a platform; without a compiler, for every platform."""
+
+    def run(self) -> None:
+        self.run_command('build_ext')
+        self.root_is_pure = not any(map(Path.exists, map(Path, self.get_finalized_command('build_ext').get_outputs())))
+        super().run()
+
+    def get_tag(self) -> tuple[str, str, str]:
+        platform = super().get_tag()[2]
+        return 'py3', 'none', 'any' if self.root_is_pure else platform
+
 
 setup(
-    name='airnet-basicsr',
-    version='0.1.0',
-    description='AirNet, the all-in-one image restoration network (CVPR 2022), as a plugin of BasicSR',
-    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    python_requires='>=3.10',
-    packages=find_packages(include=['airnet_basicsr', 'airnet_basicsr.*']),
-    package_data={'airnet_basicsr': ['report/*.html', 'weights/*']},
-    install_requires=['torch>=2.6', 'torchvision', 'numpy', 'opencv-python', 'lmdb', 'scikit-image', 'tqdm', 'pyyaml']
-    + ['pillow>=11', 'tifffile', 'filelock'],
-    # Optional: where it cannot be compiled, a slower backend in stock PyTorch serves. Loaded through ctypes.
+    # Optional: where it cannot be compiled, a slower backend in stock PyTorch serves.
     ext_modules=[
         Extension(
             'airnet_basicsr.network.ops._native',
@@ -38,17 +58,5 @@ setup(
             optional=True,
         )
     ],
-    extras_require={
-        'onnx': ONNX,
-        'report': REPORT,
-        'baselines': BASELINES,
-        'perceptual': ['pyiqa'],
-        'dev': ['pytest', 'ruff', *ONNX, *REPORT, *BASELINES],
-    },
-    entry_points={
-        'console_scripts': [
-            'airnet-restore=airnet_basicsr.restore.command:main',
-            'airnet-model=airnet_basicsr.network.model_files:main',
-        ]
-    },
+    cmdclass={'build_ext': BuildLibrary, 'build_py': BuildPackage, 'bdist_wheel': BuildWheel},
 )

@@ -31,6 +31,13 @@ def end_in_one_line() -> None:
 
 _previous_hooks = [sys.__excepthook__]
 
+# Packages that only a part of this one needs, and the extra that brings them.
+_EXTRAS = {
+    **dict.fromkeys(('lmdb', 'skimage', 'torchvision', 'yaml'), 'train'),
+    **dict.fromkeys(('jinja2', 'matplotlib', 'scipy', 'sklearn'), 'report'),
+    **dict.fromkeys(('onnx', 'onnxruntime'), 'onnx'),
+}
+
 
 def _explain(error: BaseException) -> str | None:
     if isinstance(error, InputError):
@@ -39,6 +46,9 @@ def _explain(error: BaseException) -> str | None:
         return f'{error.strerror}: {error.filename or "a file"}. Make room, or choose a folder that can be written.'
     if isinstance(error, FileNotFoundError) and error.filename in sys.argv:
         return f'{error.filename} does not exist'
+    if isinstance(error, ModuleNotFoundError) and (error.name or '').partition('.')[0] in _EXTRAS:
+        package = str(error.name).partition('.')[0]
+        return f'the package {package} is not installed: pip install "airnet-basicsr[{_EXTRAS[package]}]"'
     if isinstance(error, RuntimeError) and 'DataLoader worker' in str(error):
         reason = str(error).partition('\n')[0]
         return f'a data loading process died: {reason} Out of memory? Lower num_worker_per_gpu, or just run it again.'

@@ -1,8 +1,12 @@
-"""``python -m airnet_basicsr.test -opt X.yml``: see :mod:`airnet_basicsr.plugin.testing`."""
+"""``python -m airnet_basicsr.test -opt X.yml``, which is ``airnet test``."""
 
-from airnet_basicsr.plugin.testing import main
+from airnet_basicsr.__main__ import run
 
-__all__ = ['main']
+
+def main(root_path: str | None = None) -> None:
+    """The program; results go below ``root_path``, the working directory where none is given."""
+    run('test', root_path=root_path)
+
 
 if __name__ == '__main__':
     main()

@@ -1,8 +1,12 @@
-"""``python -m airnet_basicsr.train -opt X.yml``: see :mod:`airnet_basicsr.plugin.training`."""
+"""``python -m airnet_basicsr.train -opt X.yml``, which is ``airnet train``."""
 
-from airnet_basicsr.plugin.training import main
+from airnet_basicsr.__main__ import run
 
-__all__ = ['main']
+
+def main(root_path: str | None = None) -> None:
+    """The program; results go below ``root_path``, the working directory where none is given."""
+    run('train', root_path=root_path)
+
 
 if __name__ == '__main__':
     main()

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""Makes and checks the datasets that the option files name: see docs/datasets.md."""
+"""Makes and checks the datasets that the option files name, as ``airnet prepare``: see docs/datasets.md."""
 
-from airnet_basicsr.prepare.command import run
+import sys
+
+from airnet_basicsr.__main__ import run
 
 if __name__ == '__main__':
-    run()
+    sys.exit(run('prepare'))

@@ -1,4 +1,4 @@
-"""``airnet-model``: look into, convert, shrink and export model files."""
+"""``airnet model``: look into, convert, shrink and export model files."""
 
 import argparse
 import hashlib
@@ -123,7 +123,11 @@ def export(source: str, target: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='airnet-model', description='Look into, convert, shrink and export models.')
+    parser = argparse.ArgumentParser(
+        prog='airnet model',
+        description='Look into, convert, shrink and export models.',
+        epilog='airnet model reference --help: add what airnet restore --explain compares pictures with.',
+    )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -137,10 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command('convert', "between this project's checkpoints and the official release's")
     sub.add_argument('--to', choices=('ours', 'official'), required=True)
     command('slim', 'a small file for inference only')
-    command('export', 'to ONNX, of any height and width; airnet-restore -m FILE.onnx runs it')
-    sub = command('reference', 'add what airnet-restore --explain compares pictures with')
-    sub.add_argument('-opt', required=True, metavar='TRAINING.yml', help="a training's options: its degradations")
-    sub.add_argument('--count', type=int, default=64, metavar='N', help='patches of each degradation; default: 64')
+    command('export', 'to ONNX, of any height and width; airnet restore -m FILE.onnx runs it')
     return parser
 
 
@@ -155,13 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         convert(args.model, args.output, args.to)
     elif args.command == 'slim':
         slim(args.model, args.output)
-    elif args.command == 'export':
-        export(args.model, args.output)
     else:
-        # The one command that reads datasets.
-        from airnet_basicsr.plugin.reference import add_reference
-
-        add_reference(args.model, args.output, args.opt, args.count)
+        export(args.model, args.output)
     print(f'{args.output}: {Path(args.output).stat().st_size:,} bytes')
     return 0
 

@@ -177,7 +177,7 @@ class OnnxNetwork:
             self.num_feat, self.overlap = int(properties['num_feat']), int(properties['overlap'])
         except Exception as error:  # ONNX Runtime's errors share no base class
             reason = str(error).partition('\n')[0]
-            raise InputError(f'{path} is no ONNX file that `airnet-model export` wrote ({reason})') from error
+            raise InputError(f'{path} is no ONNX file that `airnet model export` wrote ({reason})') from error
 
     def __call__(self, x: Tensor) -> Tensor:
         try:

@@ -1,4 +1,8 @@
-"""Reference embeddings: what ``airnet-restore --explain`` compares pictures with, from the data of a training."""
+"""``airnet model reference``: what ``airnet restore --explain`` compares pictures with, from the data of a training."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from basicsr.data import build_dataset
@@ -53,3 +57,18 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
 
 def _embed(model: AirNet, patches: list[Tensor]) -> Tensor:
     return torch.stack([embed_patch(model, patch, torch.device('cpu')) for patch in patches])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog='airnet model reference',
+        description='Add to a model the reference embeddings that airnet restore --explain compares pictures with.',
+    )
+    parser.add_argument('model', metavar='MODEL')
+    parser.add_argument('-o', '--output', required=True, metavar='FILE')
+    parser.add_argument('-opt', required=True, metavar='TRAINING.yml', help="a training's options: its degradations")
+    parser.add_argument('--count', type=int, default=64, metavar='N', help='patches of each degradation; default: 64')
+    args = parser.parse_args(argv)
+    add_reference(args.model, args.output, args.opt, args.count)
+    print(f'{args.output}: {Path(args.output).stat().st_size:,} bytes')

@@ -1,6 +1,8 @@
-"""``python -m airnet_basicsr.prepare``."""
+"""``python -m airnet_basicsr.prepare``, which is ``airnet prepare``."""
 
-from airnet_basicsr.prepare.command import run
+import sys
+
+from airnet_basicsr.__main__ import run
 
 if __name__ == '__main__':
-    run()
+    sys.exit(run('prepare'))

@@ -98,7 +98,7 @@ def _summary(run: Run) -> dict[str, str]:
 def main() -> None:
     """Read the runs that the command line names and write their report."""
     end_in_one_line()
-    parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report', description=__doc__)
+    parser = argparse.ArgumentParser(prog='airnet report', description=__doc__)
     parser.add_argument('runs', nargs='+', metavar='results/NAME', help='folder of a test; the first is compared with')
     parser.add_argument('--out', type=Path, help='where to write (default: the folder `report` in the first of them)')
     arguments = parser.parse_args()

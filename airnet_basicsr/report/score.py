@@ -451,7 +451,7 @@ def _progress(pictures: Iterable[_Picture], total: int) -> Iterable[_Picture]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Score the folders that the command line names; print the scores and, where asked, write them."""
     end_in_one_line()
-    parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report.score', description=__doc__)
+    parser = argparse.ArgumentParser(prog='airnet score', description=__doc__)
     parser.add_argument('restored', type=Path, nargs='+', help='folders; the first is compared with')
     parser.add_argument('--gt', type=Path, required=True, metavar='CLEAN', help='folder of the clean pictures')
     parser.add_argument('--input', type=Path, metavar='DEGRADED', help='folder of what was restored: harm is measured')

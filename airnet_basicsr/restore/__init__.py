@@ -6,7 +6,8 @@ __all__ = ['Resemblance', 'Restorer']
 
 
 def __getattr__(name: str) -> Any:
-    # At first use: reading a picture file needs no PyTorch.
+    # At first use: reading a picture file needs no PyTorch, and `python -m airnet_basicsr.restore`, which imports this
+    # first, still has to set what PyTorch reads at its import.
     if name in __all__:
         from airnet_basicsr.restore import restorer
 

@@ -1,8 +1,8 @@
-"""``python -m airnet_basicsr.restore``."""
+"""``python -m airnet_basicsr.restore``, which is ``airnet restore``."""
 
 import sys
 
-from airnet_basicsr.restore.command import main
+from airnet_basicsr.__main__ import run
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run('restore'))

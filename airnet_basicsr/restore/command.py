@@ -1,4 +1,4 @@
-"""``airnet-restore``, or ``python -m airnet_basicsr.restore``: restore people's own pictures, folder by folder."""
+"""``airnet restore``: restore people's own pictures, folder by folder."""
 
 import argparse
 import glob
@@ -36,9 +36,9 @@ from airnet_basicsr.restore.image_files import (
 from airnet_basicsr.restore.restorer import DEFAULT_MODEL, DTYPES, Restorer
 
 EPILOG = """examples:
-  airnet-restore photos/ -o restored/
-  airnet-restore scan.tif -o clean.tif --compare --explain
-  airnet-restore 'photos/**/*.jpg' -m model.pth --format png --depth 16
+  airnet restore photos/ -o restored/
+  airnet restore scan.tif -o clean.tif --compare --explain
+  airnet restore 'photos/**/*.jpg' -m model.pth --format png --depth 16
 
 AVIF, HEIC, JPEG XL, JPEG 2000, PPM and TGA are read, too, and written as PNG. What a new file cannot hold of its
 picture (a resolution, say) is listed at the end.
@@ -77,7 +77,7 @@ class Done(NamedTuple):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='airnet-restore',
+        prog='airnet restore',
         description='Remove noise, rain and haze from pictures, without being told which.',
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -13,6 +13,7 @@ from small_models import save, small_network
 from airnet_basicsr import Restorer
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network import model_files, recognise
+from airnet_basicsr.plugin import reference as reference_embeddings
 
 
 @pytest.fixture(scope='module')
@@ -108,7 +109,7 @@ def test_reference_embeddings_tell_noise_from_none(paper_datasets, small, tmp_pa
     assert 'gt_size: 128' in text
     options.write_text(text.replace('gt_size: 128', 'gt_size: 64'))
     reference = tmp_path / 'reference.pth'
-    model_files.main(['reference', str(small), '-opt', str(options), '-o', str(reference), '--count', '12'])
+    reference_embeddings.main([str(small), '-opt', str(options), '-o', str(reference), '--count', '12'])
     restorer = Restorer(reference)
     photo = np.float32(data.rocket()[100:300, 200:400]) / 255
     noise = np.random.default_rng(0).standard_normal(photo.shape, np.float32)

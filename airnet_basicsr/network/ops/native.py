@@ -6,8 +6,9 @@ two custom operators that torch.compile can leave whole.
 
 import ctypes
 import itertools
+from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -43,13 +44,10 @@ class _Problem(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """The built library, or None where there is none that can be loaded."""
-    spec = find_spec('airnet_basicsr.network.ops._native')
-    if spec is None:
-        return None
-    try:
-        return ctypes.CDLL(spec.origin)
-    except OSError:
-        return None
+    for path in Path(__file__).parent.glob('_native.*'):
+        with suppress(OSError):
+            return ctypes.CDLL(str(path))
+    return None
 
 
 def _strides(tensor: Tensor) -> ctypes.Array:
