@@ -38,7 +38,9 @@ class BuildWheel(bdist_wheel):
 
     def run(self) -> None:
         self.run_command('build_ext')
-        self.root_is_pure = not any(map(Path.exists, map(Path, self.get_finalized_command('build_ext').get_outputs())))
+        if not any(Path(path).exists() for path in self.get_finalized_command('build_ext').get_outputs()):
+            self.distribution.ext_modules = None
+            self.root_is_pure = True
         super().run()
 
     def get_tag(self) -> tuple[str, str, str]:

@@ -35,8 +35,8 @@ def before_import() -> None:
     # In our checkout Python takes the folder of launchers, which has no __init__.py, for an empty package.
     if toolbox is None or toolbox.origin is None:
         raise InputError(
-            'BasicSR, which trains and tests, is not installed: pip install "airnet-basicsr[train]" "setuptools<82" wheel '
-            'cython && pip install --no-build-isolation basicsr==1.4.2'
+            'BasicSR, which trains and tests, is not installed: pip install "airnet-basicsr[train]" "setuptools<82" '
+            'wheel cython && pip install --no-build-isolation basicsr==1.4.2'
         )
     _torchvision_functional_tensor()
 

@@ -1,4 +1,4 @@
-"""``python -m airnet_basicsr.report.score``: measure any folders of restored pictures, under every protocol in use."""
+"""``airnet score``: measure any folders of restored pictures, under every protocol in use."""
 
 import argparse
 import csv
