@@ -56,7 +56,8 @@ def list_pictures(folder: Path) -> tuple[list[str], list[str]]:
     """
     if not folder.is_dir():
         raise InputError(f'there is no folder {folder}')
-    pictures, others = [], []
+    pictures: list[str] = []
+    others: list[str] = []
     for place, _, names in os.walk(folder, followlinks=True):
         for name in names:
             path = (Path(place) / name).relative_to(folder).as_posix()

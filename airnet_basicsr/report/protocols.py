@@ -113,7 +113,8 @@ def standing(pair: Pair, eight_bits: bool) -> tuple[list[str], list[str]]:
     def same(key: str) -> str:
         return key.replace('rgb8', 'rgb') if eight_bits else key
 
-    beside, reasons = [], {}
+    beside: list[str] = []
+    reasons: dict[str, list[str]] = {}
     for use in USES:
         if (same(use.psnr), same(use.ssim)) == (same(pair.psnr), same(pair.ssim)):
             beside.append(f'{use.whose} ({use.noise})' if use.noise else use.whose)
@@ -135,8 +136,8 @@ def measure(restored: np.ndarray, clean: np.ndarray, everything: bool = False) -
     Raises:
         InputError: They are smaller than an SSIM's window.
     """
-    exact = [_to_float(image) for image in (restored, clean)]
-    rounded = [_to_8_bits(image) for image in (restored, clean)]
+    exact = _to_float(restored), _to_float(clean)
+    rounded = _to_8_bits(restored), _to_8_bits(clean)
     if not everything:
         found = _values('rgb8', *rounded, 255, ['psnr', 'ssim_gaussian'], [''])
         return found | _values('rgb', *exact, 1, ['psnr', 'ssim_uniform'], [''])
@@ -145,8 +146,8 @@ def measure(restored: np.ndarray, clean: np.ndarray, everything: bool = False) -
         found |= {key.replace('rgb8', 'rgb'): value for key, value in found.items()}
     else:
         found |= _values('rgb', *exact, 1, QUANTITIES, CROPS)
-    found |= _values('y8', *(bgr2ycbcr(image[..., ::-1], y_only=True) for image in rounded), 255, QUANTITIES, CROPS)
-    luma = (bgr2ycbcr(image[..., ::-1].astype(np.float32), y_only=True) for image in exact)
+    found |= _values('y8', _luma(rounded[0]), _luma(rounded[1]), 255, QUANTITIES, CROPS)
+    luma = _luma(exact[0].astype(np.float32)), _luma(exact[1].astype(np.float32))
     found |= _values('y', *luma, 1, QUANTITIES, CROPS)
     return found | _values('corrected', correct_brightness(*exact), exact[1], 1, ['psnr', 'ssim_gaussian'], [''])
 
@@ -164,7 +165,7 @@ def correct_brightness(restored: np.ndarray, clean: np.ndarray) -> np.ndarray:
 def _values(
     kind: str, restored: np.ndarray, clean: np.ndarray, peak: float, quantities: Iterable[str], crops: Iterable[str]
 ) -> dict[str, float]:
-    maps = {}
+    maps: dict[str, np.ndarray] = {}
     if any(name.startswith('ssim_gaussian') for name in quantities):
         of_sample = (False, True) if 'ssim_gaussian_sample' in quantities else (False,)
         found = ssim_maps(restored, clean, peak, GAUSSIAN, of_sample)
@@ -178,11 +179,15 @@ def _values(
             continue  # a crop that is smaller than the window has no SSIM
         ending = f'{kind}_{crop}' if crop else kind
         values[f'psnr_{ending}'] = psnr(restored[rows, columns], clean[rows, columns], peak)
-        for name, found in maps.items():
-            cut = clean.shape[0] - found.shape[0]  # the map begins half a window inside the image
-            part = found[rows.start : rows.stop - cut, columns.start : columns.stop - cut]
+        for name, map_ in maps.items():
+            cut = clean.shape[0] - map_.shape[0]  # the map begins half a window inside the image
+            part = map_[rows.start : rows.stop - cut, columns.start : columns.stop - cut]
             values[f'{name}_{ending}'] = float(part.mean())
     return values
+
+
+def _luma(image: np.ndarray) -> np.ndarray:
+    return bgr2ycbcr(image[..., ::-1], y_only=True)
 
 
 def _kept(side: int, crop: str) -> slice:

@@ -177,7 +177,7 @@ def _look(
     try:
         restored = _read(scores.folder / name, found.facts)
         clean = _read(scores.clean / scores.partners[name], set())
-        degraded = _read(scores.degraded / inputs[name], set()) if name in inputs else None
+        degraded = _read(scores.degraded / inputs[name], set()) if scores.degraded and name in inputs else None
         windows = _windows(restored.shape, clean.shape)
         if clean.shape != restored.shape and not placement:
             found.windows = {window.words: _error(restored, clean[window.rows, window.columns]) for window in windows}
