@@ -13,6 +13,9 @@ import numpy as np
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.restore.image_files import asks_to_be_turned, decode_picture, to_depth
 
+DEPTH_UNIT = 4096
+"""Of a stored depth map (16-bit grey), for a depth of 1 on the scale on which RESIDE's scattering coefficients hold."""
+
 # As the files begin that OpenCV reads as everybody does, but for turning.
 _PLAIN = (b'\xff\xd8', b'\x89PNG', b'RIFF', b'BM', b'P6')
 # LMDB's own structures, with the sizes that this machine's library gives them: the head of a page; magic number,

@@ -53,6 +53,32 @@ def require(section: Mapping[str, Any], key: str, where: str) -> Any:
     return section[key]
 
 
+def check_number(
+    section: Mapping[str, Any], key: str, default: float, limits: tuple[float, float], where: str
+) -> float:
+    """``section[key]``, or ``default``; an :class:`InputError` unless it is a number within ``limits``."""
+    value = section.get(key, default)
+    if not _is_number(value, limits):
+        raise InputError(f'option {where}:{key}: expected a number from {limits[0]} to {limits[1]}, found {value!r}')
+    return value
+
+
+def check_range(
+    section: Mapping[str, Any], key: str, default: list[float], limits: tuple[float, float], where: str
+) -> list[float]:
+    """``section[key]``, or ``default``; an :class:`InputError` unless it is ``[from, to]`` within ``limits``."""
+    value = section.get(key, default)
+    if not isinstance(value, list) or len(value) != 2 or not all(_is_number(end, limits) for end in value):
+        raise InputError(f'option {where}:{key}: expected [from, to], both {limits[0]} to {limits[1]}, found {value!r}')
+    if value[0] > value[1]:
+        raise InputError(f'option {where}:{key}: expected [from, to], found {value!r}, which ends before it begins')
+    return value
+
+
+def _is_number(value: Any, limits: tuple[float, float]) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and limits[0] <= value <= limits[1]
+
+
 def load_options(path: str | PathLike) -> dict[str, Any]:
     """The option file as the toolbox reads it, before its command line changes anything.
 

@@ -39,7 +39,7 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
     dataset = build_dataset({**opt, 'phase': 'train', 'scale': 1, 'contrastive': True})
     drawn = [dataset[i % len(dataset)] for i in range(count)]
     groups = {
-        name: _embed(described.model, [patches['lq'][i] for patches in drawn])
+        name: _embed(described.model, [patches['lq'][dataset.slots.index(i)] for patches in drawn])
         for i, name in enumerate(dataset.degradations)
     }
     if CLEAN not in groups:

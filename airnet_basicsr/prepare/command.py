@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.prepare.images import Cut
-from airnet_basicsr.prepare.layouts import DATASETS, Found, make_jobs, own_clean, own_pairs, recognise
+from airnet_basicsr.prepare.layouts import DATASETS, Found, make_jobs, own_clean, own_pairs, recognise, recognise_one_of
 from airnet_basicsr.prepare.workers import take_large_images
 from airnet_basicsr.prepare.writing import Plan, Written, write
 
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_synthesize(commands)
     _add_noisy(commands)
+    _add_weather(commands)
     parser.set_defaults(run=lambda _: parser.error('name a dataset or a command, or give --list'))
     return parser
 
@@ -193,6 +194,32 @@ def _add_noisy(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_noisy)
 
 
+def _add_weather(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        'weather',
+        help='take streaks and depth out of rainy and hazy pairs, to lay on photographs while training',
+        description='Writes folders for the degradations CleanPictures, RainStreaks and Haze: clean/ and scenes/ '
+        '(photographs), streaks/ (layers of rain), depth/ (depth maps), and what is held out for validation in val_*/. '
+        'Photographs that a held-out rainy picture shows are left out. An interrupted run goes on when it is repeated.',
+    )
+    command.add_argument('--photos', type=_folder, nargs='+', required=True, metavar='FOLDER', help='clean photographs')
+    command.add_argument(
+        '--rain', type=_folder, required=True, metavar='FOLDER', help='Rain100L, in any of its layouts'
+    )
+    command.add_argument('--haze', type=_folder, required=True, metavar='FOLDER', help='SOTS outdoor or OTS')
+    command.add_argument('--out', type=_path, required=True, metavar='FOLDER', help='a new or empty folder')
+    command.add_argument(
+        '--hold-out',
+        type=_count,
+        nargs=3,
+        default=(10, 40, 50),
+        metavar=('RAIN', 'HAZE', 'PHOTOS'),
+        help='the last pairs, scenes, and photographs of each folder but the first, for validation (default: 10 40 50)',
+    )
+    _add_workers(command)
+    command.set_defaults(run=_weather)
+
+
 def _prepare(arguments: argparse.Namespace) -> int:
     cut = Cut(*arguments.sub_images) if arguments.sub_images else None
     if cut and min(cut) < 1:
@@ -278,6 +305,21 @@ def _noisy(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _weather(arguments: argparse.Namespace) -> int:
+    from airnet_basicsr.prepare.weather import HoldOut, prepare_weather
+
+    prepare_weather(
+        arguments.photos,
+        recognise_one_of(('rain100l-test', 'rain100l-train'), arguments.rain),
+        recognise_one_of(('sots-outdoor', 'ots'), arguments.haze),
+        arguments.out,
+        HoldOut(*arguments.hold_out),
+        arguments.workers,
+        _bar('pictures'),
+    )
+    return 0
+
+
 def _listing() -> str:
     lines = []
     for name, dataset in DATASETS.items():
@@ -313,6 +355,12 @@ def _name(text: str) -> str:
     if not text or '/' in text or text.startswith('.'):
         raise argparse.ArgumentTypeError('must be a plain name')
     return text.removesuffix('.lmdb')
+
+
+def _count(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError('must be at least 0')
+    return int(text)
 
 
 def _positive(text: str) -> int:

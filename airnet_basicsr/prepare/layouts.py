@@ -115,6 +115,7 @@ DATASETS = {
         (
             Layout('RESIDE (hazy, gt)', Part(('gt',), r'(\d+)', True), Part(('hazy',), HAZY, True)),
             Layout('release (input, target)', Part(('target',), r'(\d+)', True), Part(('input',), HAZY, True)),
+            Layout('copy (hazy, clear)', Part(('clear',), r'(\d+)', True), Part(('hazy',), HAZY, True)),
         ),
         shared=True,
     ),
@@ -169,9 +170,20 @@ def recognise(name: str, sources: list[Path]) -> Found:
     return _found('; '.join(descriptions), dataset.lmdb, sides, dataset.shared, len(seen))
 
 
+def recognise_one_of(names: tuple[str, ...], source: Path) -> Found:
+    """The first of the datasets ``names`` that ``source`` is; raises as :func:`recognise` does for each of them."""
+    refusals = []
+    for name in names:
+        try:
+            return recognise(name, [source])
+        except InputError as error:
+            refusals.append(str(error))
+    raise InputError('\n'.join(refusals))
+
+
 def own_clean(name: str, sources: list[Path]) -> Found:
     """All images in ``sources`` and their subfolders, as a set called ``name``; raises as :func:`recognise`."""
-    files = [(path, key, key) for source in sources for path, key in _own_files(source)]
+    files = [(path, key, key) for source in sources for path, key in own_files(source)]
     return _found('own clean images', name, (files,), False, len(files))
 
 
@@ -180,9 +192,9 @@ def own_pairs(name: str, gt: Path, lq: Path) -> Found:
 
     Raises as :func:`recognise`.
     """
-    clean = [(path, key, key) for path, key in _own_files(gt)]
+    clean = [(path, key, key) for path, key in own_files(gt)]
     keys = {key for _, key, _ in clean}
-    found = _own_files(lq)
+    found = own_files(lq)
     shared = sum(key in keys for _, key in found) < len(found) / 2
 
     def clean_of(key: str) -> str:
@@ -263,7 +275,8 @@ def make_jobs(found: Found, skip: bool, progress: Iterator) -> tuple[list[Job], 
     return [(picture,) for images in usable for picture in images], failures
 
 
-def _own_files(folder: Path) -> list[tuple[str, str]]:
+def own_files(folder: Path) -> list[tuple[str, str]]:
+    """(path, key) of all images in ``folder`` and its subfolders, in order of names; raises as :func:`recognise`."""
     files = [(path, key_of(os.path.splitext(os.path.relpath(path, folder))[0])) for path in _walk(folder, True)]
     if not files:
         what = ', which is an LMDB: name the folder that it was made from' if is_lmdb(folder) else ''

@@ -61,7 +61,8 @@ def _training(experiment: Path) -> Iterator[str]:
 def _facts(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
     data, train = opt['datasets']['train'], opt['train']
     processes = int(next(reversed(_told(log, r'^\s*world_size: (\d+)')), 1))
-    patches = len(data['degradations']) * data['batch_size_per_gpu'] * processes
+    weights = sum(degradation.get('weight', 1) for degradation in data['degradations'].values())
+    patches = weights * data['batch_size_per_gpu'] * processes
     for name, degradation in data['degradations'].items():
         yield f'data, {name}: {_words(degradation)}'
     yield f'{train["total_iter"]:,} iterations of {patches} patches of {data["gt_size"]} x {data["gt_size"]} pixels'

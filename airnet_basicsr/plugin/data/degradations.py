@@ -5,7 +5,7 @@ options and their place in the file (for messages), it has ``__len__``, ``path(i
 ``load(i)`` and ``degrade`` as the classes below. It may have ``gt_path(i)``, where the clean image is another file, and
 ``parameters`` (a mapping: all that, beside ``protocol``, says what was done to an image), which goes into the records
 of a test. ``settled(rng)``, where query and key must share something that is drawn, gives the degradation of one such
-pair.
+pair; it is asked before ``load``.
 """
 
 import copy

@@ -108,6 +108,18 @@ class ImageSource:
             )
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
+    def read_plane(self, key: str, dtype: type[np.generic]) -> np.ndarray:
+        """Image ``key`` as a single plane, H x W: a depth map or a layer.
+
+        Raises:
+            InputError: It cannot be decoded, or is not grey with numbers of ``dtype``.
+        """
+        image = self._decode(key)
+        if image.ndim != 2 or image.dtype != dtype:
+            bits = 8 * np.dtype(dtype).itemsize
+            raise InputError(f'image {self.describe(key)} is no grey picture of {bits} bits')
+        return image
+
     def _decode(self, key: str) -> np.ndarray:
         try:
             content = self._open().get(key if self.is_lmdb else self.path(key), 'images')

@@ -32,8 +32,9 @@ class MultiDegradationDataset(Dataset):
     """Random patches of images with any number of degradations (paper Sec. 3.2 and 4.1).
 
     An item holds one query and one key for each of the D degradations, so a batch of B items holds B of each whatever
-    the sampler, the workers or the processes do. Query and key are two crops of one image with the same degradation;
-    noise is drawn anew for each, and each gets its own of the 8 flips and rotations, as in the official release:
+    the sampler, the workers or the processes do. (One of ``weight`` 3 counts as three of the D.) Query and key are two
+    crops of one image with the same degradation; noise is drawn anew for each, and each gets its own of the 8 flips and
+    rotations, as in the official release:
 
     - ``lq``: D x 3 x P x P, the degraded query crops (float32, RGB, values in [0, 1] but for unclipped noise);
     - ``key``: the degraded key crops;
@@ -47,7 +48,7 @@ class MultiDegradationDataset(Dataset):
     of workers. Indexed by plain integers, the dataset draws from torch's global random state.
 
     Options (beside the toolbox's): ``degradations``, named mappings as in
-    :mod:`airnet_basicsr.plugin.data.degradations`;
+    :mod:`airnet_basicsr.plugin.data.degradations`, which may each have a ``weight`` (a whole number, default 1);
     ``gt_size``, the patch size P (128 in the paper); ``contrastive`` (default true).
 
     Raises:
@@ -65,9 +66,16 @@ class MultiDegradationDataset(Dataset):
         if not described:
             raise InputError(f'option {where}:degradations is empty: name at least one degradation')
         check_keys(described, described, f'{where}:degradations')
-        self.degradations = {
-            name: build_degradation(spec, f'{where}:degradations:{name}') for name, spec in described.items()
-        }
+        self.degradations = {}
+        self.slots: list[int] = []
+        for place, (name, spec) in enumerate(described.items()):
+            at = f'{where}:degradations:{name}'
+            check_keys(spec, spec, at)
+            weight = spec.get('weight', 1)
+            if not isinstance(weight, int) or isinstance(weight, bool) or weight < 1:
+                raise InputError(f'option {at}:weight: expected a whole number above 0, found {weight!r}')
+            self.slots += [place] * weight
+            self.degradations[name] = build_degradation({k: v for k, v in spec.items() if k != 'weight'}, at)
         for degradation in self.degradations.values():
             for index in range(len(degradation)):
                 self._check_size(degradation, index, degradation.shape(index))
@@ -83,7 +91,7 @@ class MultiDegradationDataset(Dataset):
             )
 
     def __len__(self) -> int:
-        return self.largest * (1 if self.contrastive else len(self.degradations))
+        return self.largest * (1 if self.contrastive else len(self.slots))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if isinstance(index, Draw):
@@ -92,24 +100,24 @@ class MultiDegradationDataset(Dataset):
         else:
             epoch, turn = 0, index
             rng = np.random.default_rng(torch.randint(2**63 - 1, ()).item())
-        count = len(self.degradations)
+        count = len(self.slots)
         if self.contrastive:
             patches = [self._patches(which, index, epoch, rng) for which in range(count)]
             return {
                 **{name: torch.stack([patch[name] for patch in patches]) for name in ('lq', 'gt', 'key')},
-                'degradation': torch.arange(count),
+                'degradation': torch.tensor(self.slots),
             }
         which = turn % count
-        return {**self._patches(which, index // count, epoch, rng), 'degradation': which}
+        return {**self._patches(which, index // count, epoch, rng), 'degradation': self.slots[which]}
 
     def _patches(self, which: int, index: int, epoch: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        degradation = list(self.degradations.values())[which]
+        degradation = list(self.degradations.values())[self.slots[which]]
         # Own order for each degradation: those on the same clean images must not show the same one in one batch.
         image = int(_order(self.seed, epoch, which, self.largest)[index]) % len(degradation)
-        clean, source = degradation.load(image)
-        self._check_size(degradation, image, clean.shape)
         if hasattr(degradation, 'settled'):
             degradation = degradation.settled(rng)
+        clean, source = degradation.load(image)
+        self._check_size(degradation, image, clean.shape)
         patches = {}
         for lq_name, gt_name in (('lq', 'gt'), ('key', None))[: 2 if self.contrastive else 1]:
             top, left = (int(rng.integers(side - self.patch_size + 1)) for side in clean.shape[:2])
