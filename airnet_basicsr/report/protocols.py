@@ -9,11 +9,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-import airnet_basicsr.plugin  # noqa: F401  (before BasicSR: 1.4.2 cannot be imported without its repairs)
-
-# ruff: isort: split
-from basicsr.utils import bgr2ycbcr
-
 from airnet_basicsr.plugin.metrics.similarity import GAUSSIAN, UNIFORM, psnr, ssim_maps
 
 QUANTITIES = {
@@ -146,9 +141,8 @@ def measure(restored: np.ndarray, clean: np.ndarray, everything: bool = False) -
         found |= {key.replace('rgb8', 'rgb'): value for key, value in found.items()}
     else:
         found |= _values('rgb', *exact, 1, QUANTITIES, CROPS)
-    found |= _values('y8', _luma(rounded[0]), _luma(rounded[1]), 255, QUANTITIES, CROPS)
-    luma = _luma(exact[0].astype(np.float32)), _luma(exact[1].astype(np.float32))
-    found |= _values('y', *luma, 1, QUANTITIES, CROPS)
+    found |= _values('y8', np.round(_luma(rounded[0])), np.round(_luma(rounded[1])), 255, QUANTITIES, CROPS)
+    found |= _values('y', _luma(exact[0] * 255), _luma(exact[1] * 255), 255, QUANTITIES, CROPS)
     return found | _values('corrected', correct_brightness(*exact), exact[1], 1, ['psnr', 'ssim_gaussian'], [''])
 
 
@@ -187,7 +181,8 @@ def _values(
 
 
 def _luma(image: np.ndarray) -> np.ndarray:
-    return bgr2ycbcr(image[..., ::-1], y_only=True)
+    """Y in [16, 235] of RGB in [0, 255]; in float64, as MATLAB: BasicSR's float32 rounds now and then otherwise."""
+    return image @ (65.481, 128.553, 24.966) / 255 + 16
 
 
 def _kept(side: int, crop: str) -> slice:
