@@ -11,12 +11,15 @@
 # It takes this checkout, PyTorch, torchvision and, where they are not installed, wheels of BasicSR and what that needs
 # in WHEELS (default: wheels). Results go to OUT (default: results/gpu), one file for each part, of `train` also the
 # network, its training state and the log; a part goes on from what it finds in FROM (default: OUT). PYTHON chooses the
-# interpreter, LIMIT the seconds of a part, and DEVICE=cpu rehearses everything, tiny.
+# interpreter, LIMIT the seconds after which a part begins nothing new, and DEVICE=cpu rehearses everything, tiny. Paths
+# are taken from the checkout's root.
 set -e
 cd "$(dirname "$0")/.."
+started=$(date +%s)
 PYTHON=${PYTHON:-python3}
 WHEELS=${WHEELS:-wheels}
-export OUT="${OUT:-results/gpu}" DEVICE="${DEVICE:-cuda}" LIMIT="${LIMIT:-460}"
+export OUT="${OUT:-results/gpu}" DEVICE="${DEVICE:-cuda}" LIMIT="${LIMIT:-420}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 export FROM="${FROM:-$OUT}"
 part=$1
 [ $# -gt 0 ] && shift
@@ -29,8 +32,7 @@ fi
 mkdir -p "$OUT"
 
 train() {
-    name=train_gpu
-    experiment=experiments/$name
+    experiment=experiments/train_gpu
     PYTHON=$PYTHON sh datasets_prep/reference.sh "$1/BSD400" "$1/Kodak12"
     mkdir -p "$experiment/models" "$experiment/training_states"
     for state in "$FROM"/*.state; do
@@ -38,22 +40,24 @@ train() {
         cp "$state" "$experiment/training_states/"
         cp "$FROM/net_g_$(basename "$state" .state).pth" "$experiment/models/"
     done
-    changes=
+    set --
     if [ "$DEVICE" = cpu ]; then
-        changes='--force_yml num_gpu=0 train:total_iter=4 logger:save_checkpoint_freq=2 val:val_freq=100 datasets:train:num_worker_per_gpu=0'
+        set -- --force_yml num_gpu=0 train:amp=~ train:total_iter=6 datasets:train:batch_size_per_gpu=1 \
+            datasets:train:num_worker_per_gpu=0 logger:print_freq=1 logger:save_checkpoint_freq=2 val:val_freq=100
     fi
     status=0
-    # SIGTERM: the iteration is finished and saved, status 75.
-    timeout -s TERM "$LIMIT" $PYTHON basicsr/train.py -opt options/reference/$name.yml --auto_resume $changes || status=$?
+    # SIGTERM: the iteration is finished and saved, and the status is 75. timeout's own says only that the time was up.
+    left=$((LIMIT - $(date +%s) + started))
+    timeout --signal TERM "$((left > 1 ? left : 1))" \
+        "$PYTHON" basicsr/train.py -opt options/reference/train_gpu.yml --auto_resume "$@" || status=$?
+    [ $status -ne 124 ] || status=75
     newest=$(ls "$experiment/training_states" | sed -n 's/\.state$//p' | sort -n | tail -n 1)
     if [ -n "$newest" ]; then
         rm -f "$OUT"/*.state "$OUT"/net_g_*.pth
         cp "$experiment/training_states/$newest.state" "$experiment/models/net_g_$newest.pth" "$OUT/"
     fi
     [ ! -e "$experiment/models/net_g_latest.pth" ] || cp "$experiment/models/net_g_latest.pth" "$OUT/"
-    cat "$experiment"/train_"$name"_*.log >"$OUT/train.log"
-    # timeout's own status says only that the time was up.
-    [ $status -ne 124 ] || status=75
+    cat "$experiment"/train_train_gpu_*.log >"$OUT/train.log" || true
     return $status
 }
 

@@ -17,6 +17,7 @@ from scipy import stats
 from small_models import save, small_network
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.ops import available_backends
 from airnet_basicsr.report.__main__ import write_report
 from airnet_basicsr.report.runs import read_run, read_runs
 
@@ -193,6 +194,8 @@ def test_json_says_what_was_tested(tested, report):
     assert run['checkpoint']['sha256'] == hashlib.sha256((root / 'small.pth').read_bytes()).hexdigest()
     assert run['option_file'] == 'small.yml'
     assert set(run['versions']) >= {'airnet_basicsr', 'basicsr', 'torch'}
+    assert run['dcn_backend'] == available_backends()[0]
+    assert f'{run["dcn_backend"]} backend' in report['html']
 
 
 def test_the_page_holds_its_pictures(tested, report, photos):
