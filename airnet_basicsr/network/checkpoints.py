@@ -1,4 +1,5 @@
-"""Checkpoint files: the toolbox's own (params, params_ema), with extra keys of ours, and the official AirNet release's.
+"""Checkpoint files: the toolbox's own (params, params_ema), with extra keys of ours, the official AirNet release's,
+and the MATLAB files of DnCNN and FFDNet.
 
 Our files may also hold, beside the networks:
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.airnet import MADE_WITH
 from airnet_basicsr.network.files import write_whole
+from airnet_basicsr.network.matconvnet import is_matlab, read_matlab
 
 StateDict = dict[str, Tensor]
 
@@ -126,6 +128,8 @@ def read_checkpoint(path: str | PathLike) -> Checkpoint:
             official release's.
     """
     path = fspath(path)
+    if is_matlab(path):
+        return Checkpoint({'params': read_matlab(path)}, None)
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError as error:

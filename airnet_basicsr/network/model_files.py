@@ -20,6 +20,7 @@ from airnet_basicsr.network.checkpoints import (
     to_official,
     write_checkpoint,
 )
+from airnet_basicsr.network.matconvnet import is_matlab
 from airnet_basicsr.network.momentum_contrast import MomentumContrast
 from airnet_basicsr.network.onnx_files import export_onnx
 
@@ -29,11 +30,15 @@ RELEASES = {5: 'All', 3: 'Denoise', 1: 'Derain or Dehaze'}
 
 
 def info(path: str) -> list[str]:
-    """What the file at ``path`` is, as lines for people. Raises InputError where it is no AirNet."""
+    """What the file at ``path`` is, as lines for people. Raises InputError where its network is not known here."""
     checkpoint = read_checkpoint(path)
     described = recognise.load(preferred_network(checkpoint), f'checkpoint {path}')
     content = Path(path).read_bytes()
-    if checkpoint.official:
+    if is_matlab(path):
+        kind = 'MATLAB file (MatConvNet)'
+    elif described.architecture != 'AirNet':
+        kind = f'checkpoint ({", ".join(checkpoint.networks)})'
+    elif checkpoint.official:
         kind = 'checkpoint of the official release'
     elif described.can_embed:
         kind = f'checkpoint of this project ({", ".join(checkpoint.networks)})'
@@ -46,7 +51,7 @@ def info(path: str) -> list[str]:
         f'file: {path}, {len(content):,} bytes',
         f'sha256: {hashlib.sha256(content).hexdigest()}',
         f'kind: {kind}',
-        f'network: AirNet, {values:,} parameters, {", ".join(dtypes)}',
+        f'network: {described.architecture}, {values:,} parameters, {", ".join(dtypes)}',
         f'options: {", ".join(f"{key}={value}" for key, value in described.options.items())}',
     ]
     steps = state.get('encoder.blocks.0.body.1.num_batches_tracked')
@@ -59,6 +64,8 @@ def info(path: str) -> list[str]:
         lines.append(
             f"contrast: key encoder and {keys} keys; in the release's training {degradations} degradation(s): {release}"
         )
+    if described.traits.wants_sigma:
+        lines.append('told: the noise level (airnet restore --sigma)')
     kinds = [name for name in checkpoint.reference or () if not name.startswith('_')]
     lines.append(f'explains: {", ".join(kinds) or "no reference embeddings"}')
     return lines
@@ -74,7 +81,8 @@ def convert(source: str, target: str, to: str) -> None:
         InputError: A file cannot be read or written, or is for inference only.
     """
     checkpoint = read_checkpoint(source)
-    described = recognise.load(preferred_network(checkpoint), f'checkpoint {source}')
+    known = recognise.load if to == 'ours' else recognise.load_airnet
+    described = known(preferred_network(checkpoint), f'checkpoint {source}')
     if to == 'ours':
         write_checkpoint(target, checkpoint)
         return
@@ -119,7 +127,7 @@ def _half(tensor: Tensor, name: str) -> Tensor:
 
 def export(source: str, target: str) -> None:
     """Write the ONNX file of a checkpoint; see :func:`airnet_basicsr.network.onnx_files.export_onnx`."""
-    export_onnx(recognise.load(preferred_network(read_checkpoint(source)), f'checkpoint {source}'), target)
+    export_onnx(recognise.load_airnet(preferred_network(read_checkpoint(source)), f'checkpoint {source}'), target)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,27 +1,41 @@
-"""AirNet from a state dict alone, for programs that load models by inspecting them."""
+"""A network from a state dict alone, for programs that load models by inspecting them: AirNet, and its rivals."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network import aodnet, brdnet, dncnn, ffdnet, ircnn, mprnet, nafnet, promptir
 from airnet_basicsr.network.airnet import MADE_WITH, AirNet
 from airnet_basicsr.network.checkpoints import from_official, load_strictly
+from airnet_basicsr.network.traits import Traits, traits_of
 
 # What only the embedding needs; files for inference leave it out.
 EMBEDDING_PARTS = ('encoder.blocks.1.', 'encoder.blocks.2.', 'encoder.mlp.')
 _HEAD, _TAIL = 'restorer.head.weight', 'restorer.tail.weight'
 
+# By their state dict's names and shapes, each gives its arguments, or None for another network's.
+RIVALS: dict[type[nn.Module], Callable[[Mapping[str, Tensor]], dict[str, Any] | None]] = {
+    aodnet.AODNet: aodnet.network_options,
+    brdnet.BRDNet: brdnet.network_options,
+    dncnn.DnCNN: dncnn.network_options,
+    ffdnet.FFDNet: ffdnet.network_options,
+    ircnn.IRCNN: ircnn.network_options,
+    mprnet.MPRNet: mprnet.network_options,
+    nafnet.NAFNet: nafnet.network_options,
+    promptir.PromptIR: promptir.network_options,
+}
+
 
 class Descriptor(NamedTuple):
     """A network with what a program must know to use it. Names follow spandrel's descriptors."""
 
-    model: AirNet
+    model: nn.Module
     """In eval mode. Gives B x C x H x W for B x C x H x W, values in [0, 1], not clipped."""
     options: dict[str, Any]
-    """AirNet's arguments, found from the tensors' shapes."""
+    """The network's arguments, found from the tensors' shapes."""
     can_embed: bool
     """False for a file without the parts that only the embedding needs: ``model`` then only restores."""
     architecture: str = 'AirNet'
@@ -34,9 +48,15 @@ class Descriptor(NamedTuple):
 
     @property
     def input_channels(self) -> int:
-        return self.options['num_in_ch']
+        # Each network's option has its authors' name; those without one are for colour.
+        names = ('num_in_ch', 'img_channel', 'inp_channels')
+        return next((self.options[name] for name in names if name in self.options), 3)
 
     output_channels = input_channels
+
+    @property
+    def traits(self) -> Traits:
+        return traits_of(self.model)
 
 
 def detect(state: Mapping[str, Tensor]) -> bool:
@@ -92,11 +112,10 @@ def load(state: Mapping[str, Tensor], source: str = 'state dict') -> Descriptor:
     """Build the network that ``state`` is from. ``source`` names it in messages.
 
     Raises:
-        InputError: It is not AirNet's, or tensors are missing or of another shape.
+        InputError: It is of no network that is known here, or tensors are missing or of another shape.
     """
     if not detect(state):
-        shown = ', '.join(list(state)[:3])
-        raise InputError(f'{source} is no AirNet: it has {len(state)} tensors ({shown}, ...), not those of AirNet')
+        return _load_rival({name.removeprefix('module.'): tensor for name, tensor in state.items()}, source)
     state = {name.removeprefix('module.'): tensor for name, tensor in state.items()}
     if 'R.head.0.weight' in state:
         state = from_official(state)[0]
@@ -108,3 +127,35 @@ def load(state: Mapping[str, Tensor], source: str = 'state dict') -> Descriptor:
         state = {**unused, **state}
     load_strictly(model, state, source)
     return Descriptor(model.eval().requires_grad_(False), options, can_embed)
+
+
+def load_airnet(state: Mapping[str, Tensor], source: str) -> Descriptor:
+    """As :func:`load`, for what only AirNet can. Raises InputError for another network too."""
+    described = load(state, source)
+    if described.architecture != 'AirNet':
+        raise InputError(f'{source} is of the network {described.architecture}; this is for AirNet only')
+    return described
+
+
+def _load_rival(state: Mapping[str, Tensor], source: str) -> Descriptor:
+    state = {name: tensor for name, tensor in state.items() if not promptir.UNUSED.match(name)}
+    for network, options_of in RIVALS.items():
+        try:
+            options = options_of(state)
+            model = None if options is None else network(**options)
+        except (IndexError, KeyError, ValueError, ZeroDivisionError):
+            continue  # names as this network's, with shapes that it cannot have
+        if model is not None:
+            load_strictly(model, state, source)
+            return Descriptor(
+                model.eval().requires_grad_(False),
+                options,
+                can_embed=False,
+                architecture=type(model).__name__,
+            )
+    shown = ', '.join(list(state)[:3])
+    known = ', '.join(sorted(network.__name__ for network in RIVALS))
+    raise InputError(
+        f'{source} is of no network that is known here: it has {len(state)} tensors ({shown}, ...), not those of '
+        f'AirNet, {known}'
+    )

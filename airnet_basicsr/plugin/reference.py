@@ -26,7 +26,7 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
         InputError: A file or dataset cannot be used.
     """
     checkpoint = read_checkpoint(source)
-    described = recognise.load(preferred_network(checkpoint), f'checkpoint {source}')
+    described = recognise.load_airnet(preferred_network(checkpoint), f'checkpoint {source}')
     if not described.can_embed:
         raise InputError(f'checkpoint {source} is for inference only, without the encoder that embeds')
     try:

@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         '-m',
         '--model',
         default=DEFAULT_MODEL,
-        help='a checkpoint (.pth) of your training or of the official release, or an exported .onnx; default: the '
-        'small network that comes with the package',
+        help='a checkpoint (.pth) of your training or of the official release, an exported .onnx, or a '
+        'MATLAB file (.mat) of DnCNN or FFDNet; default: the small network that comes with the package',
     )
     add('--overwrite', action='store_true', help='restore again what is already there')
     add('--compare', action='store_true', help='also write NAME.compare.jpg: before and after, side by side')
@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         help='write a picture as it is where it looks clean or like nothing that the network knows; default: where the '
         'model can tell',
     )
+    add('--sigma', type=float, metavar='LEVEL', help='noise level, 0 to 255, for a network that is told it (FFDNet)')
     add('--dtype', choices=DTYPES, default='float32', help='precision of the network; default: float32')
     add('--device', help='cpu, cuda, cuda:1, ...; default: the GPU where there is one')
     add('--tile', type=int, metavar='PIXELS', help='side of the tiles; default: chosen from the free memory')
@@ -402,6 +403,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             self_ensemble=args.self_ensemble,
             strength=args.strength,
             leave_alone=args.leave_alone,
+            sigma=args.sigma,
         )
         if args.explain:
             restorer.check_reference()

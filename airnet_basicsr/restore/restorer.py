@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network import recognise
-from airnet_basicsr.network.airnet import OVERLAP, overlap_of
+from airnet_basicsr.network.airnet import OVERLAP, AirNet, overlap_of
 from airnet_basicsr.network.checkpoints import preferred_network, read_checkpoint
 from airnet_basicsr.network.ops.memory import release_freed
 from airnet_basicsr.restore.explain import Explainer, Resemblance
@@ -32,7 +33,7 @@ _OUT_OF_MEMORY += ('could not create a primitive', 'alloc_failed')
 
 
 class Restorer:
-    """Restores pictures with AirNet.
+    """Restores pictures with AirNet, or a network that it is compared with.
 
         restored = Restorer()(image)
 
@@ -47,10 +48,13 @@ class Restorer:
         strength: 1 gives the network's output, 0 the picture bit for bit; between them the two are blended.
         leave_alone: Give a picture back as it is where the encoder takes it for clean, or where it resembles nothing
             that the network was trained on. None: where the model holds the reference embeddings that tell.
+        sigma: The noise level, on the scale 0 to 255, for a network that is told it (FFDNet), and only for such a one.
 
     Raises:
         InputError: The model cannot be used, or an argument has no sense.
     """
+
+    bytes_per_pixel: int | None = None  # of networks other than AirNet
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Restorer:
         self_ensemble: bool = False,
         strength: float = 1.0,
         leave_alone: bool | None = None,
+        sigma: float | None = None,
     ) -> None:
         self.source = fspath(model)
         if dtype not in DTYPES:
@@ -82,6 +87,7 @@ class Restorer:
         if self.source.endswith('.onnx'):
             from airnet_basicsr.network.onnx_files import OnnxNetwork
 
+            self._check_sigma(sigma, wanted=False)
             if dtype != 'float32':
                 raise InputError(f'an ONNX file is computed in float32: leave {dtype} out, or take the checkpoint')
             self.network: Callable[[Tensor], Tensor] = OnnxNetwork(self.source, self.device)
@@ -93,14 +99,27 @@ class Restorer:
         described = recognise.load(preferred_network(checkpoint), f'checkpoint {self.source}')
         if described.input_channels != 3:
             raise InputError(f'checkpoint {self.source} is for {described.input_channels} channels, not for RGB')
-        self.network = described.model.to(self.device, memory_format=torch.channels_last)
-        self.num_feat, self.unshuffle = described.options['num_feat'], described.options['unshuffle']
-        self.overlap = overlap_of(described.model)
+        self._check_sigma(sigma, described.traits.wants_sigma)
+        model = described.model.to(self.device, memory_format=torch.channels_last)
+        self.network = model if sigma is None else partial(model, sigma=sigma)
+        if isinstance(model, AirNet):
+            self.num_feat, self.unshuffle = described.options['num_feat'], described.options['unshuffle']
+            self.overlap = overlap_of(model)
+        else:
+            self.bytes_per_pixel, self.overlap = described.traits.bytes_per_pixel, described.traits.overlap
         if checkpoint.reference and described.can_embed:
             self.explainer = Explainer(self._embed, checkpoint.reference)
         if leave_alone:
             self.check_reference()
         self.leave_alone = self.explainer is not None if leave_alone is None else leave_alone
+
+    def _check_sigma(self, sigma: float | None, wanted: bool) -> None:
+        if wanted and sigma is None:
+            raise InputError(f'{self.source} is a network that is told the noise level: give it (--sigma 25)')
+        if not wanted and sigma is not None:
+            raise InputError(f'{self.source} is a network that is told no noise level: leave sigma (--sigma) out')
+        if sigma is not None and not 0 <= sigma <= 255:
+            raise InputError(f'sigma (--sigma) {sigma:g}: expected a noise level from 0 to 255')
 
     def __call__(self, image: np.ndarray, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Restore ``image``, or give it back as it is where :meth:`reason_to_leave_alone` has a reason.
@@ -154,10 +173,10 @@ class Restorer:
     def _tile_that_fits(self) -> int:
         # Features of some maps at once, offsets and masks; measured (docs/restore.md). The GPU's operator holds
         # columns beside them.
-        per_pixel = (36 * self.num_feat + 400) // self.unshuffle**2
+        per_pixel = self.bytes_per_pixel or 36 * self.num_feat + 400
         if self.device.type == 'cuda':
             memory = min(GPU_MEMORY, torch.cuda.mem_get_info(self.device)[0] // 2)
-            per_pixel += 36 * self.num_feat // self.unshuffle**2
+            per_pixel += 0 if self.bytes_per_pixel else 36 * self.num_feat
         else:
             memory = min(CPU_MEMORY, _free_memory() // 2)
         return max(SMALLEST_TILE, math.isqrt(memory // per_pixel))

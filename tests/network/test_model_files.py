@@ -62,7 +62,7 @@ def test_info_tells_what_a_file_is(official, small, tmp_path):
     torch.save({'params': torch.nn.Linear(3, 3).state_dict()}, tmp_path / 'other.pth')
     done = run_python('-m', 'airnet_basicsr.network.model_files', 'info', tmp_path / 'other.pth', cwd=ROOT)
     assert done.returncode == 1 and 'Traceback' not in done.stdout
-    assert 'other.pth is no AirNet' in done.stdout
+    assert 'other.pth is of no network that is known here' in done.stdout
 
 
 def test_a_slim_file_restores_alike(small, tmp_path, capsys):

@@ -21,6 +21,14 @@ SMALLER = {
     'AirNet': ('num_feat=16', 'num_group=1', 'num_block=1'),
     'RCAN': ('num_group=1', 'num_block=1'),
     'RIDNet': ('num_block=1',),
+    'AODNet': (),
+    'BRDNet': ('num_feat=8',),
+    'DnCNN': ('num_feat=8', 'num_layer=3'),
+    'FFDNet': ('num_feat=8', 'num_layer=3'),
+    'IRCNN': ('num_feat=8',),
+    'MPRNet': ('n_feat=8', 'scale_unetfeats=4', 'scale_orsnetfeats=4'),
+    'NAFNet': ('width=8', 'enc_blk_nums=[1]', 'dec_blk_nums=[1]'),
+    'PromptIR': ('dim=8', 'num_blocks=[1, 1, 1, 1]', 'num_refinement_blocks=1'),
 }
 
 

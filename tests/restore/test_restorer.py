@@ -107,7 +107,7 @@ def test_models_and_arguments_that_cannot_be_used(model, tmp_path):
     save(nothing, tmp_path / 'nan.pth')
     wrong = [
         (lambda: Restorer(tmp_path / 'none.pth'), 'none.pth does not exist'),
-        (lambda: Restorer(tmp_path / 'other.pth'), 'other.pth is no AirNet: it has 2 tensors'),
+        (lambda: Restorer(tmp_path / 'other.pth'), 'other.pth is of no network that is known here: it has 2 tensors'),
         (lambda: Restorer(tmp_path / 'grey.pth'), 'is for 1 channels, not for RGB'),
         (lambda: Restorer(tmp_path / 'broken.pth'), 'conv2.bias is missing'),
         (lambda: Restorer(tmp_path / 'nan.pth')(np.zeros((4, 4), np.uint8)), 'are no numbers'),
