@@ -62,7 +62,8 @@ reference-ablations: .venv/.installed
 lint: .venv/.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/mypy
 
 clean:
 	rm -rf .venv build *.egg-info

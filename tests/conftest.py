@@ -1,19 +1,27 @@
-"""Shared by all tests: photographs that come with scikit-image, in folders and LMDBs; the toolbox's commands."""
+"""Shared by all tests: photographs that come with scikit-image, in folders and LMDBs; programs as a user runs them.
+
+Tests of `restore` need no BasicSR.
+"""
 
 import os
+import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-import airnet_basicsr.plugin  # noqa: F401  (before the toolbox: BasicSR 1.4.2 cannot be imported without its repairs)
-
-# ruff: isort: split
-from basicsr.utils.lmdb_util import LmdbMaker
 from skimage import data
+
+# Before PyTorch is imported, as in our own programs.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+# A background shell has it ignored, which programs inherit: none of those that are tested would hear Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if find_spec('torchvision'):
+    # Before BasicSR: 1.4.2 cannot be imported without its repairs.
+    import airnet_basicsr.plugin  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +32,8 @@ def write_image(path: Path, rgb: np.ndarray) -> None:
 
 
 def write_lmdb(path: Path, images: dict[str, np.ndarray]) -> Path:
+    from basicsr.utils.lmdb_util import LmdbMaker
+
     maker = LmdbMaker(str(path), map_size=2**28)
     for key, rgb in images.items():
         content = cv2.imencode('.png', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -4,7 +4,6 @@ import datetime
 import logging
 import math
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -97,7 +96,7 @@ def _report(
     if model.device.type == 'cuda':
         memory = f'{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory'
     else:
-        memory = f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB'
+        memory = _peak_memory()
     if opt['world_size'] > 1:
         memory += ' for each process'
     parameters = sum(parameter.numel() for parameter in model.get_bare_model(model.net_g).parameters())
@@ -110,6 +109,15 @@ def _report(
         f'  disk                {kept} checkpoints of {checkpoint / 2**20:.0f} MiB: {kept * checkpoint / 2**30:.2f} GiB'
     )
     return '\n'.join(lines)
+
+
+def _peak_memory() -> str:
+    try:
+        import resource
+    except ImportError:
+        return 'not measured on Windows'
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.2f} GiB'
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 NARROWEST = 16  # channels; a convolution from or to fewer (an image) is left to Adam
 
@@ -25,7 +25,7 @@ class MuonAdam(torch.optim.Adam):
         super().__init__(params, **kwargs)
         self.matrices = list(matrices)
         # The same memory in two dimensions, which is all that torch's Muon takes.
-        self.flat = [nn.Parameter(matrix.detach().view(len(matrix), -1)) for matrix in self.matrices]
+        self.flat = [nn.Parameter(_rows(matrix.detach(), matrix)) for matrix in self.matrices]
         self.muon = torch.optim.Muon(
             self.flat, weight_decay=self.defaults['weight_decay'], adjust_lr_fn='match_rms_adamw'
         )
@@ -33,7 +33,7 @@ class MuonAdam(torch.optim.Adam):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         for matrix, flat in zip(self.matrices, self.flat, strict=True):
-            flat.grad = None if matrix.grad is None else matrix.grad.reshape(flat.shape)
+            flat.grad = None if matrix.grad is None else _rows(matrix.grad, matrix)
             matrix.grad = None  # Adam leaves out what has no gradient
         self.muon.param_groups[0]['lr'] = self.param_groups[0]['lr']
         self.muon.step()
@@ -45,6 +45,14 @@ class MuonAdam(torch.optim.Adam):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.muon.load_state_dict(state_dict['muon'])
         super().load_state_dict({key: value for key, value in state_dict.items() if key != 'muon'})
+
+
+def _rows(tensor: Tensor, matrix: Tensor) -> Tensor:
+    """``tensor`` in two dimensions, its columns in the order in which ``matrix`` has them in memory.
+
+    To Muon the order of columns makes no difference.
+    """
+    return (tensor if matrix.is_contiguous() else tensor.permute(0, 2, 3, 1)).reshape(len(tensor), -1)
 
 
 def convolutions(net: nn.Module) -> list[nn.Parameter]:

@@ -50,6 +50,8 @@ def remove_unfinished(folder: str) -> None:
 
 
 def _to_disk(path: str) -> None:
+    if os.name == 'nt':  # opens no folder, and writes out no file that is open for reading
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
