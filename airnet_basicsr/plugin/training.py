@@ -8,6 +8,7 @@ import sys
 
 from torch import distributed
 
+from airnet_basicsr.network.ops.memory import keep_freed
 from airnet_basicsr.plugin.dry_run import dry_run
 from airnet_basicsr.plugin.models.interruption import interruption
 from airnet_basicsr.plugin.programs import handle_errors, nothing_left_to_save
@@ -17,6 +18,7 @@ from basicsr.train import train_pipeline
 def main(root_path: str | None = None) -> None:
     """Train as the command line's options say; experiments go to ``root_path``."""
     handle_errors()
+    keep_freed()
     root_path = root_path or os.getcwd()
     interrupted = None
     if '--dry-run' in sys.argv:

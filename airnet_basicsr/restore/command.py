@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from airnet_basicsr.errors import InputError, end_in_one_line, message_of
 from airnet_basicsr.network.files import walk, write_whole
+from airnet_basicsr.network.ops.memory import keep_freed
 from airnet_basicsr.restore.image_files import (
     DEEP_FORMATS,
     FORMATS,
@@ -374,6 +375,7 @@ def _check_writable(folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     end_in_one_line()
+    keep_freed()
     args = _parser().parse_args(argv)
     _prepare(args)
     # Large pictures are what tiles are for; Pillow's own limit (twice the size it warns of) stays.

@@ -239,6 +239,8 @@ def _decode(content: bytes, suffix: str) -> Picture:
         lossless = kind in ('BMP', 'DIB', 'PPM', 'TGA') or (kind == 'WEBP' and 'VP8L' in _webp_chunks(content))
     if orientation is None:
         orientation = _orientation(metadata)
+    if 0 in pixels.shape:
+        raise InputError('is damaged: it has no pixels')
     pixels = np.ascontiguousarray(_UPRIGHT.get(orientation, lambda a: a)(pixels))
     _make_true(metadata, pixels, orientation, left_out)
     return Picture(pixels, metadata, lossless, tuple(left_out), orientation)

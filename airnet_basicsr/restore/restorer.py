@@ -14,7 +14,7 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.network import recognise
 from airnet_basicsr.network.airnet import OVERLAP, AirNet, overlap_of
 from airnet_basicsr.network.checkpoints import preferred_network, read_checkpoint
-from airnet_basicsr.network.ops.memory import release_freed
+from airnet_basicsr.network.ops.memory import free_memory, release_freed
 from airnet_basicsr.restore.explain import Explainer, Resemblance
 
 # The model taken where none is named; its card is the README.md beside it.
@@ -178,7 +178,7 @@ class Restorer:
             memory = min(GPU_MEMORY, torch.cuda.mem_get_info(self.device)[0] // 2)
             per_pixel += 0 if self.bytes_per_pixel else 36 * self.num_feat
         else:
-            memory = min(CPU_MEMORY, _free_memory() // 2)
+            memory = min(CPU_MEMORY, free_memory() // 2)
         return max(SMALLEST_TILE, math.isqrt(memory // per_pixel))
 
     def _restore(self, colours: np.ndarray, tile: int, progress: Callable[[int, int], None] | None) -> np.ndarray:
@@ -301,19 +301,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-
-
-def _free_memory() -> int:
-    """Bytes that can be had without swapping, also within a container's limit; a cautious guess outside Linux."""
-    free = 2 * CPU_MEMORY
-    try:
-        text = Path('/proc/meminfo').read_text()
-        free = 1024 * int(text.partition('MemAvailable:')[2].split()[0])
-        group = Path('/sys/fs/cgroup')
-        limit, used, of_what = ((group / f'memory.{name}').read_text() for name in ('max', 'current', 'stat'))
-        if limit.strip() != 'max':
-            cached = int(of_what.partition('inactive_file')[2].split()[0])
-            free = min(free, int(limit) - int(used) + cached)
-    except (OSError, ValueError, IndexError):
-        pass
-    return max(free, 0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.network.ops import embedding_bag, memory, native
+from airnet_basicsr.network.ops import embedding_bag, native
 
 VARIABLE = 'AIRNET_DCN_BACKEND'
 _HALF = (torch.float16, torch.bfloat16)
@@ -302,8 +302,6 @@ def modulated_deform_conv2d(
     stride, padding = _pair('stride', stride, 1), _pair('padding', padding, 0)
     dilation = _pair('dilation', dilation, 1)
     _check(x, offset, mask, weight, bias, stride, padding, dilation)
-    if device == 'cpu' and not torch.compiler.is_compiling():
-        memory.keep_freed()
     run = _BACKENDS[_choose(backend, device, x.dtype)]
     with torch.autocast(device, enabled=False):
         out = run(x, offset, mask, weight, stride, padding, dilation)

@@ -1,22 +1,29 @@
-"""What the C library does with the memory of freed feature maps."""
+"""Memory of this process: how much there is, and what the C library does with that of freed feature maps."""
 
 import ctypes
-from functools import cache
+from contextlib import suppress
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
 _DEFAULTS = {_TRIM_THRESHOLD: 128 * 2**10, _MMAP_MAX: 65536}
+# What is kept must not be missed: four times as much has to be free.
+_KEPT = 2**31 - 1
+_changed = False
 
 
-@cache
 def keep_freed() -> None:
-    """Have glibc keep up to 2 GiB of freed memory for this process's next allocations.
+    """For a program's ``main()``: have glibc keep up to 2 GiB of freed memory for this process's next allocations.
 
     By default it gives large blocks back to the system at once, and every new feature map comes as fresh pages, each of
-    which the system zeroes at its first touch: measured, that takes longer than adding two maps. Without glibc nothing
-    happens.
+    which the system zeroes at its first touch: measured, that takes longer than adding two maps. Without glibc, where
+    less than 8 GiB are free or where the process may not have so much, nothing happens.
     """
+    global _changed
+    if free_memory() < 4 * _KEPT or _is_limited():
+        return
+    _changed = True
     _set(_MMAP_MAX, 0)
-    _set(_TRIM_THRESHOLD, 2**31 - 1)
+    _set(_TRIM_THRESHOLD, _KEPT)
 
 
 def release_freed() -> None:
@@ -25,11 +32,36 @@ def release_freed() -> None:
     What malloc keeps is out of reach for whatever maps memory by itself; oneDNN crashes where it cannot get pages for
     the code that it generates.
     """
-    for parameter, value in _DEFAULTS.items():
-        _set(parameter, value)
+    if _changed:
+        for parameter, value in _DEFAULTS.items():
+            _set(parameter, value)
     trim = _glibc('malloc_trim')
     if trim:
         trim(0)
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping, also within a container's limit; a cautious guess outside Linux."""
+    free = 2 * 2**30
+    try:
+        text = Path('/proc/meminfo').read_text()
+        free = 1024 * int(text.partition('MemAvailable:')[2].split()[0])
+        group = Path('/sys/fs/cgroup')
+        limit, used, of_what = ((group / f'memory.{name}').read_text() for name in ('max', 'current', 'stat'))
+        if limit.strip() != 'max':
+            cached = int(of_what.partition('inactive_file')[2].split()[0])
+            free = min(free, int(limit) - int(used) + cached)
+    except (OSError, ValueError, IndexError):
+        pass
+    return max(free, 0)
+
+
+def _is_limited() -> bool:
+    with suppress(ImportError):  # not everywhere
+        import resource
+
+        return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return False
 
 
 def _set(parameter: int, value: int) -> None:

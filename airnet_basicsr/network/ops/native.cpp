@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -38,6 +39,7 @@ struct Problem {
     float *grad_offset, *grad_mask;
     int64_t grad_offset_strides[4], grad_mask_strides[4];
     float *grad_weight;  // threads x (taps * channels) x out_channels
+    int64_t out_of_memory;  // set where a buffer could not be had: the result is incomplete
 };
 
 // ---- Vectors -------------------------------------------------------------------------------------------------------
@@ -435,25 +437,37 @@ const Version &choose() {
     return baseline;
 }
 
-// Runs work(0) to work(count - 1) at once. Not OpenMP: torch brings its own copy of that, and while one copy's idle
-// threads wait for work by spinning, the other's get no core.
+// Runs work(0) to work(count - 1) at once; gives whether all found the memory they wanted. Not OpenMP: torch brings its
+// own copy of that, and while one copy's idle threads wait for work by spinning, the other's get no core.
 template <class Work>
-void on_threads(int64_t count, Work work) {
+bool on_threads(int64_t count, Work work) {
+    std::atomic<bool> complete(true);
+    const auto guarded = [&](int64_t number) {
+        try {
+            work(number);
+        } catch (const std::bad_alloc &) {  // leaving a thread, it would end the process
+            complete = false;
+        }
+    };
     std::vector<std::thread> others;
+    others.reserve(count);
     for (int64_t number = 1; number < count; number++) {
         try {
-            others.emplace_back(work, number);
+            others.emplace_back(guarded, number);
         } catch (const std::system_error &) {  // the system grants no more threads
-            work(number);
+            guarded(number);
+        } catch (const std::bad_alloc &) {
+            guarded(number);
         }
     }
-    work(0);
+    guarded(0);
     for (std::thread &other : others) other.join();
+    return complete;
 }
 
 }  // namespace
 
-extern "C" void airnet_forward(const Problem *p) {
+extern "C" void airnet_forward(Problem *p) try {
     const Version &v = choose();
     const int64_t depth = p->kernel_h * p->kernel_w * p->channels;
     std::atomic<int64_t> next(0);
@@ -463,16 +477,20 @@ extern "C" void airnet_forward(const Problem *p) {
         pack_pairs(p->weight, depth, p->out_channels, v.width, (uint32_t *)packed);
     else
         pack(p->weight, depth, p->out_channels, v.width, packed);
-    on_threads(p->threads, [&](int64_t) {
+    p->out_of_memory = !on_threads(p->threads, [&](int64_t) {
         p->bfloat16 ? v.forward_bfloat16(*p, packed, next) : v.forward(*p, packed, next);
     });
+} catch (const std::bad_alloc &) {
+    p->out_of_memory = 1;
 }
 
-extern "C" void airnet_backward(const Problem *p) {
+extern "C" void airnet_backward(Problem *p) try {
     const Version &v = choose();
     const int64_t depth = p->kernel_h * p->kernel_w * p->channels;
     Scratch scratch((depth + v.width) * p->out_channels * 4);
     float *packed = scratch.take<float>(0);
     pack(p->weight, p->out_channels, depth, v.width, packed);
-    on_threads(p->threads, [&](int64_t thread) { v.backward(*p, packed, thread); });
+    p->out_of_memory = !on_threads(p->threads, [&](int64_t thread) { v.backward(*p, packed, thread); });
+} catch (const std::bad_alloc &) {
+    p->out_of_memory = 1;
 }

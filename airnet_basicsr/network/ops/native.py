@@ -38,6 +38,7 @@ class _Problem(ctypes.Structure):
         ('grad_offset_strides', ctypes.c_int64 * 4),
         ('grad_mask_strides', ctypes.c_int64 * 4),
         ('grad_weight', ctypes.c_void_p),
+        ('out_of_memory', ctypes.c_int64),
     ]
 
 
@@ -68,6 +69,12 @@ def _problem(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, outs: int,
     )  # fmt: skip
 
 
+def _run(function: str, problem: _Problem) -> None:
+    getattr(library(), function)(ctypes.byref(problem))
+    if problem.out_of_memory:
+        raise MemoryError('not enough memory for the buffers of the deformable convolution')
+
+
 def _new(batch: int, channels: int, height: int, width: int, like: Tensor) -> Tensor:
     return torch.empty(batch, channels, height, width, dtype=like.dtype, memory_format=torch.channels_last)
 
@@ -78,7 +85,7 @@ def _compute(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, window: li
     out = _new(x.shape[0], weight.shape[1], *offset.shape[2:], like=x)
     problem = _problem(x, offset, mask, weight, weight.shape[1], window)
     problem.out = out.data_ptr()
-    library().airnet_forward(ctypes.byref(problem))
+    _run('airnet_forward', problem)
     return out
 
 
@@ -114,7 +121,7 @@ def _backward(
     problem.grad_x_extra = (ctypes.c_void_p * threads)(*addresses)
     problem.grad_offset, problem.grad_offset_strides = grad_offset.data_ptr(), _strides(grad_offset)
     problem.grad_mask, problem.grad_mask_strides = grad_mask.data_ptr(), _strides(grad_mask)
-    library().airnet_backward(ctypes.byref(problem))
+    _run('airnet_backward', problem)
     for thread, image in images.items():
         grad_x[image] += extra[thread]
     return grad_x.permute(0, 3, 1, 2).to(x.dtype), grad_offset, grad_mask, grad_weight.sum(0)
