@@ -1,6 +1,7 @@
 """TIFF: its layouts read sample by sample, and written with depth, alpha, profile and EXIF."""
 
 import io
+import math
 import struct
 from contextlib import suppress
 from typing import Any
@@ -120,7 +121,10 @@ def _samples(page: tifffile.TiffPage, content: bytes) -> np.ndarray:
     if page.imagedepth != 1 or not page.dataoffsets:
         raise InputError('is a TIFF without pixels, or with a third dimension')
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    if any(size == 0 or offset + size > len(content) for offset, size in segments):
+    # tifffile would fill in zeros.
+    if len(segments) < math.prod(page.chunked) or any(
+        size == 0 or offset + size > len(content) for offset, size in segments
+    ):
         raise InputError('is cut short: parts of the picture are missing')
     if int(page.compression) in tifffile.TIFF.DECOMPRESSORS:
         planes = page.asarray()

@@ -237,6 +237,15 @@ def test_parts_that_are_missing_are_noticed(tmp_path, samples, depth):
                 read_picture(tmp_path / 'b.tif')
 
 
+def test_a_list_of_tiles_that_is_gone_is_noticed(tmp_path, samples):
+    tifffile.imwrite(tmp_path / 'a.tif', _cut(samples, 3, 8), photometric='rgb', metadata=None, tile=(16, 16))
+    content = (tmp_path / 'a.tif').read_bytes()
+    assert content.count(struct.pack('<HH', 325, 3)) == 1
+    (tmp_path / 'a.tif').write_bytes(content.replace(struct.pack('<HH', 325, 3), struct.pack('<HH', 326, 3)))
+    with pytest.raises(InputError, match='a.tif is cut short'):
+        read_picture(tmp_path / 'a.tif')
+
+
 @pytest.mark.parametrize('depth', [8, 16])
 def test_exif_survives_from_a_photograph(tmp_path, samples, depth):
     exif = Image.Exif()
