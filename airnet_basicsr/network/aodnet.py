@@ -28,7 +28,7 @@ class AODNet(nn.Module):
         self.e_conv4 = nn.Conv2d(6, 3, 7, 1, 3)
         self.e_conv5 = nn.Conv2d(12, 3, 3, 1, 1)
         # K starts near 1, the identity; near 0 the last ReLU of a colour can be shut, and then never opens.
-        nn.init.ones_(self.e_conv5.bias)
+        nn.init.constant_(self.e_conv5.get_parameter('bias'), 1)
         self.traits = Traits(reach=7, bytes_per_pixel=200)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """MATLAB files (MatConvNet) of DnCNN and FFDNet, as their authors published them: read into a PyTorch state dict.
 
-A file of version 7.3 is HDF5 and needs h5py; older ones need SciPy. In both, ``net.layers`` is a cell array with a
-struct for each layer. A convolution has ``weights``, a cell array of kernel (height x width x in x out) and bias; a
-ReLU has none, or an empty one. BatchNorm is folded into the convolutions.
+They are of version 7.3, which is HDF5. ``net.layers`` is a cell array with a struct for each layer. A convolution has
+``weights``, a cell array of kernel (height x width x in x out) and bias; a ReLU has none, or an empty one. BatchNorm is
+folded into the convolutions.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from airnet_basicsr.errors import InputError
 
+# Some files also say where FFDNet goes to half the size (SubP) and takes the noise level (concat).
+_WITHOUT_WEIGHTS = ('', 'relu', 'loss', 'subp', 'concat')
 _HELP = 'pip install "airnet-basicsr[matlab]"'
 
 
@@ -26,19 +28,19 @@ def read_matlab(path: str | PathLike) -> dict[str, Tensor]:
             convolutions and ReLUs.
     """
     path = fspath(path)
+    if not _is_hdf5(path):
+        # SciPy reads them, and ends the process where one is damaged.
+        raise InputError(
+            f'checkpoint {path} is a MATLAB file of an older version than 7.3: load it in MATLAB and save it again, '
+            'with `save(FILE, "net", "-v7.3")`'
+        )
     try:
-        with open(path, 'rb') as file:
-            start = file.read(128)
-    except OSError as error:
-        raise InputError(f'checkpoint {path} cannot be read: {error.strerror}') from error
-    try:
-        layers = list(_layers_of_hdf5(path) if start.startswith(b'MATLAB 7.3') or _is_hdf5(path) else _layers(path))
-        return _state(layers, path)
+        return _state(list(_layers(path)), path)
     except ImportError as error:
-        raise InputError(f'checkpoint {path} is a MATLAB file, which needs {error.name}: {_HELP}') from error
+        raise InputError(f'checkpoint {path} is a MATLAB file, which needs h5py: {_HELP}') from error
     except InputError:
         raise
-    except Exception as error:  # both libraries raise whatever a damaged file leads them to
+    except Exception as error:  # h5py raises whatever a damaged file leads it to
         raise InputError(
             f'checkpoint {path} cannot be read as a MATLAB file of a network: it is damaged, or has no `net` with '
             f'`layers` as MatConvNet writes it ({type(error).__name__}: {error})'
@@ -61,7 +63,7 @@ def _is_hdf5(path: str | PathLike) -> bool:
     return b'\x89HDF\r\n\x1a\n' in (content[:8], content[512:])
 
 
-def _layers_of_hdf5(path: str) -> Iterator[tuple[str, list[np.ndarray]]]:
+def _layers(path: str) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Type and weights of each layer, arrays as MATLAB sees them."""
     import h5py
 
@@ -78,19 +80,10 @@ def _layers_of_hdf5(path: str) -> Iterator[tuple[str, list[np.ndarray]]]:
                 yield kind, [np.asarray(file[part]).T for part in weights[()].ravel()]
 
 
-def _layers(path: str) -> Iterator[tuple[str, list[np.ndarray]]]:
-    from scipy.io import loadmat
-
-    for layer in loadmat(path, variable_names=['net'])['net']['layers'][0, 0].ravel():
-        names = layer.dtype.names or ()
-        kind = str(layer['type'][0, 0].item()) if 'type' in names else ''
-        yield kind, [np.asarray(part) for part in layer['weights'][0, 0].ravel()] if 'weights' in names else []
-
-
 def _state(layers: list[tuple[str, list[Any]]], path: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for place, (kind, weights) in enumerate(layers):
-        if not weights and kind in ('', 'relu', 'loss'):
+        if not weights and kind.lower() in _WITHOUT_WEIGHTS:
             continue
         if len(weights) != 2 or kind not in ('', 'conv'):
             raise InputError(

@@ -67,7 +67,8 @@ def info(path: str) -> list[str]:
     if described.traits.wants_sigma:
         lines.append('told: the noise level (airnet restore --sigma)')
     kinds = [name for name in checkpoint.reference or () if not name.startswith('_')]
-    lines.append(f'explains: {", ".join(kinds) or "no reference embeddings"}')
+    if described.architecture == 'AirNet':
+        lines.append(f'explains: {", ".join(kinds) or "no reference embeddings"}')
     return lines
 
 

@@ -119,8 +119,9 @@ class MPRNet(nn.Module):
             parts |= {f'up{i + 2}{i + 1}': _Resize(widths[i + 1], widths[i], 2) for i in range(2)}
             return nn.ModuleDict(parts)
 
-        for stage in (1, 2, 3):
-            self.add_module(f'shallow_feat{stage}', nn.Sequential(_conv(3, n_feat), *blocks(n_feat, 1)))
+        self.shallow_feat1, self.shallow_feat2, self.shallow_feat3 = (
+            nn.Sequential(_conv(3, n_feat), *blocks(n_feat, 1)) for _ in range(3)
+        )
         self.stage1_encoder, self.stage1_decoder = encoder(fused=False), decoder()
         self.stage2_encoder, self.stage2_decoder = encoder(fused=True), decoder()
 
@@ -167,7 +168,7 @@ class MPRNet(nn.Module):
         out = self.concat23(torch.cat((self.shallow_feat3(picture), features), 1))
         parts = self.stage3_orsnet
         for i in range(3):
-            out = out + parts[f'orb{i + 1}']['body'](out)
+            out = out + parts.get_submodule(f'orb{i + 1}.body')(out)
             for of, pyramid in (('enc', encoded_whole), ('dec', decoded_whole)):
                 level = parts[f'up_{of}{i}'](pyramid[i]) if i else pyramid[0]
                 out = out + parts[f'conv_{of}{i + 1}'](level)

@@ -52,7 +52,9 @@ class Descriptor(NamedTuple):
         names = ('num_in_ch', 'img_channel', 'inp_channels')
         return next((self.options[name] for name in names if name in self.options), 3)
 
-    output_channels = input_channels
+    @property
+    def output_channels(self) -> int:
+        return self.input_channels
 
     @property
     def traits(self) -> Traits:
@@ -142,17 +144,13 @@ def _load_rival(state: Mapping[str, Tensor], source: str) -> Descriptor:
     for network, options_of in RIVALS.items():
         try:
             options = options_of(state)
-            model = None if options is None else network(**options)
+            if options is None:
+                continue
+            model = network(**options)
         except (IndexError, KeyError, ValueError, ZeroDivisionError):
             continue  # names as this network's, with shapes that it cannot have
-        if model is not None:
-            load_strictly(model, state, source)
-            return Descriptor(
-                model.eval().requires_grad_(False),
-                options,
-                can_embed=False,
-                architecture=type(model).__name__,
-            )
+        load_strictly(model, state, source)
+        return Descriptor(model.eval().requires_grad_(False), options, False, network.__name__)
     shown = ', '.join(list(state)[:3])
     known = ', '.join(sorted(network.__name__ for network in RIVALS))
     raise InputError(
