@@ -82,11 +82,11 @@ def convert(source: str, target: str, to: str) -> None:
         InputError: A file cannot be read or written, or is for inference only.
     """
     checkpoint = read_checkpoint(source)
-    known = recognise.load if to == 'ours' else recognise.load_airnet
-    described = known(preferred_network(checkpoint), f'checkpoint {source}')
     if to == 'ours':
+        recognise.load(preferred_network(checkpoint), f'checkpoint {source}')
         write_checkpoint(target, checkpoint)
         return
+    described, network = recognise.load_airnet(preferred_network(checkpoint), f'checkpoint {source}')
     if not described.can_embed:
         raise InputError(f'checkpoint {source} is for inference only and lacks tensors of the official network')
     markers = [name for name in preferred_network(checkpoint) if name.startswith(MADE_WITH)]
@@ -96,7 +96,7 @@ def convert(source: str, target: str, to: str) -> None:
     contrast = checkpoint.contrast
     if contrast is None:
         size = KEYS_PER_DEGRADATION * max(RELEASES)
-        contrast = MomentumContrast(described.model.encoder, queue_size=size, momentum=0.999).state_dict()
+        contrast = MomentumContrast(network.encoder, queue_size=size, momentum=0.999).state_dict()
     save_whole(target, to_official(preferred_network(checkpoint), contrast))
 
 
@@ -128,7 +128,8 @@ def _half(tensor: Tensor, name: str) -> Tensor:
 
 def export(source: str, target: str) -> None:
     """Write the ONNX file of a checkpoint; see :func:`airnet_basicsr.network.onnx_files.export_onnx`."""
-    export_onnx(recognise.load_airnet(preferred_network(read_checkpoint(source)), f'checkpoint {source}'), target)
+    described, _ = recognise.load_airnet(preferred_network(read_checkpoint(source)), f'checkpoint {source}')
+    export_onnx(described, target)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -131,12 +131,12 @@ def load(state: Mapping[str, Tensor], source: str = 'state dict') -> Descriptor:
     return Descriptor(model.eval().requires_grad_(False), options, can_embed)
 
 
-def load_airnet(state: Mapping[str, Tensor], source: str) -> Descriptor:
-    """As :func:`load`, for what only AirNet can. Raises InputError for another network too."""
+def load_airnet(state: Mapping[str, Tensor], source: str) -> tuple[Descriptor, AirNet]:
+    """As :func:`load`, for what only AirNet can, and the network. Raises InputError for another network too."""
     described = load(state, source)
-    if described.architecture != 'AirNet':
+    if not isinstance(described.model, AirNet):
         raise InputError(f'{source} is of the network {described.architecture}; this is for AirNet only')
-    return described
+    return described, described.model
 
 
 def _load_rival(state: Mapping[str, Tensor], source: str) -> Descriptor:

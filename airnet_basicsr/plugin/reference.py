@@ -26,7 +26,7 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
         InputError: A file or dataset cannot be used.
     """
     checkpoint = read_checkpoint(source)
-    described = recognise.load_airnet(preferred_network(checkpoint), f'checkpoint {source}')
+    described, network = recognise.load_airnet(preferred_network(checkpoint), f'checkpoint {source}')
     if not described.can_embed:
         raise InputError(f'checkpoint {source} is for inference only, without the encoder that embeds')
     try:
@@ -39,13 +39,13 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
     dataset = build_dataset({**opt, 'phase': 'train', 'scale': 1, 'contrastive': True})
     drawn = [dataset[i % len(dataset)] for i in range(count)]
     groups = {
-        name: _embed(described.model, [patches['lq'][dataset.slots.index(i)] for patches in drawn])
+        name: _embed(network, [patches['lq'][dataset.slots.index(i)] for patches in drawn])
         for i, name in enumerate(dataset.degradations)
     }
     if CLEAN not in groups:
         # Never shown to the encoder in training, yet apart from the others: a good picture is not called a noisy one.
         pictures = [patches['gt'][i % len(groups)] for i, patches in enumerate(drawn)]
-        groups[CLEAN] = _embed(described.model, pictures)
+        groups[CLEAN] = _embed(network, pictures)
     reference = fit(groups)
     for name in groups:
         reference[name]['patch_size'] = torch.tensor(dataset.patch_size)

@@ -1,6 +1,7 @@
 """Option files: the shipped ones against the facts of the paper and the release; deriving one from another."""
 
 import json
+import os
 import re
 import sys
 
@@ -124,6 +125,20 @@ def test_a_baseline_is_trained_as_airnet_is_after_its_warm_up():
         assert train['scheduler']['milestones'] == [milestone - warmup for milestone in schedule['milestones']]
         assert train['scheduler']['gamma'] == schedule['gamma']
         assert train['pixel_opt'] == ours['pixel_opt'] and train['ema_decay'] == ours['ema_decay']
+
+
+def test_a_rival_is_trained_one_by_one_with_one_line_more(tmp_path):
+    """The lines of docs/rivals.md."""
+    text = (ROOT / 'docs/rivals.md').read_text()
+    lines = re.findall(r'^    (datasets: .*}) *# (\w+)$', text, re.MULTILINE)
+    kept = {kind: list(rival_alone(tmp_path, line)['datasets']['train']['degradations']) for line, kind in lines}
+    assert kept == {'rain': ['rain'], 'haze': ['haze'], 'noise': ['noise15', 'noise25', 'noise50']}
+
+
+def rival_alone(folder, line):
+    base = os.path.relpath(ROOT / 'options/rivals/train_brdnet_aio.yml', folder)
+    (folder / 'alone.yml').write_text(f'{PLUGIN}base: !base {base}\nname: alone\n{line}\n')
+    return load_options(folder / 'alone.yml')
 
 
 @pytest.fixture
