@@ -39,7 +39,8 @@ _EXTRAS = {
 }
 
 
-def _explain(error: BaseException) -> str | None:
+def explain(error: BaseException) -> str | None:
+    """The line that ends a program after ``error``; None where a traceback says more."""
     if isinstance(error, InputError):
         return message_of(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
@@ -56,7 +57,7 @@ def _explain(error: BaseException) -> str | None:
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    explanation = _explain(error)
+    explanation = explain(error)
     if explanation is None:
         _previous_hooks[-1](kind, error, trace)
     else:

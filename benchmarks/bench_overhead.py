@@ -40,7 +40,8 @@ def plain_step(model: AirNetModel) -> None:
     """The same arithmetic, as one would write it first."""
     model.optimizer_g.zero_grad()
     restored, encoding = model.net_g(model.lq, encode=True)
-    keys = model.contrast.keys(model.lq_key, model.net_g.encoder)
+    model.contrast.follow(model.net_g.encoder)
+    keys = model.contrast.keys(model.lq_key)
     contrast, _ = model.cri_contrast(encoding.projection, keys, model.contrast.queue)
     (F.l1_loss(restored, model.gt) + contrast).backward()
     model.optimizer_g.step()

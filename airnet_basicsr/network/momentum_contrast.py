@@ -35,13 +35,17 @@ class MomentumContrast(nn.Module):
             distributed.broadcast(self.queue, src=0)
 
     @torch.no_grad()
-    def keys(self, x: Tensor, encoder: DegradationEncoder) -> Tensor:
-        """Move the key encoder towards ``encoder``, then give the keys (B x C, unit length) of images ``x``.
+    def follow(self, encoder: DegradationEncoder) -> None:
+        """Move the key encoder towards ``encoder``.
 
         BatchNorm statistics are not moved: the key encoder gathers its own, as in MoCo and the release.
         """
         for key_parameter, parameter in zip(self.key_encoder.parameters(), encoder.parameters(), strict=True):
             key_parameter.mul_(self.momentum).add_(parameter, alpha=1 - self.momentum)
+
+    @torch.no_grad()
+    def keys(self, x: Tensor) -> Tensor:
+        """The keys (B x C, unit length) of images ``x``."""
         return F.normalize(self.key_encoder(x).projection)
 
     @torch.no_grad()

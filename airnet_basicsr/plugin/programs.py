@@ -1,10 +1,11 @@
 """What only the programs for training and testing do: save before an error ends them, and explain it in one line."""
 
+import logging
 import sys
 from collections.abc import Callable
 from types import TracebackType
 
-from airnet_basicsr.errors import end_in_one_line
+from airnet_basicsr.errors import end_in_one_line, explain
 
 _last_acts: list[Callable[[], None]] = []
 _explain = None
@@ -35,4 +36,22 @@ def nothing_left_to_save() -> None:
 def _save_and_explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     while _last_acts:
         _last_acts.pop()()
+    _log(kind, error, trace)
     _explain(kind, error, trace)
+
+
+def _log(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Into the experiment's log file too: who looks at a run that ended has that, not always the terminal."""
+    message = explain(error)
+    record = logging.LogRecord(
+        'basicsr',
+        logging.ERROR,
+        __file__,
+        0,
+        'The program ended with an error.' if message is None else f'Error: {message}',
+        None,
+        None if message is not None else (kind, error, trace),
+    )
+    for handler in logging.getLogger('basicsr').handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

@@ -50,6 +50,7 @@ def after_import() -> None:
     _ask_for_a_launcher()
     _average_buffers()
     _keep_the_data_order()
+    _train_to_the_last_iteration()
     _log_rate_and_data_time()
     _log_to_current_wandb()
     _number_of_the_last_validation()
@@ -184,10 +185,10 @@ def _resume_from_a_good_state() -> None:
                 raise InputError(f'option path:resume_state: {path} is damaged or no training state') from error
         opt['path']['resume_state'] = path
         check_resume(opt, state['iter'])
-        if 'manual_seed' in state:  # written by AirNetModel
+        if 'manual_seed' in state:  # written by RestorationModel
             opt['manual_seed'] = state['manual_seed']
             set_random_seed(opt['manual_seed'] + opt['rank'])
-            data_order.resume(state['epoch'], state['drawn'] // opt['world_size'])
+        data_order.resume(state['epoch'], state.get('drawn', 0) // opt['world_size'], state['iter'])
         return state
 
     _train_module().load_resume_state = load_resume_state
@@ -246,6 +247,31 @@ def _keep_the_data_order() -> None:
         data_order.begin(epoch)
 
     EnlargedSampler.__iter__, EnlargedSampler.set_epoch = draws, set_epoch
+
+
+def _train_to_the_last_iteration() -> None:
+    """create_train_val_dataloader counts an epoch's incomplete batch, which its loader drops, and no resumed run.
+
+    Training therefore ends before total_iter, or at once, with exit status 0; with fewer images than a batch it never
+    begins. Data workers that are started by spawn, as in distributed training, die of the signals that training
+    survives.
+    """
+    from airnet_basicsr.plugin.train_loader import TrainLoader
+
+    train = _train_module()
+    if _is_ours(train.create_train_val_dataloader):
+        return
+    plain_create = train.create_train_val_dataloader
+
+    @_ours
+    @functools.wraps(plain_create)
+    def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, Any, list[Any], int, int]:
+        with TrainLoader.batches(opt):
+            loader, sampler, val_loaders, _, total_iter = plain_create(opt, logger)
+        loader = TrainLoader(loader, opt)
+        return loader, sampler, val_loaders, loader.last_epoch(total_iter), total_iter
+
+    train.create_train_val_dataloader = create_train_val_dataloader
 
 
 def _distribute_without_cuda() -> None:

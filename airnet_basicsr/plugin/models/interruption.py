@@ -2,19 +2,22 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import torch
 from torch import distributed
 
-EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: run it again and it goes on
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: run it again and it resumes
+NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
     """Remembers the first SIGTERM or SIGINT; the second one ends the process at once.
 
-    There is one, :data:`interruption`. Programs let it handle the signals; models ask it. Worker processes forked later
-    ignore both: they live as long as the process that they work for.
+    There is one, :data:`interruption`. Programs let it handle the signals; models ask it. Worker processes that start
+    while :func:`held` never see either: they live as long as the process that they work for.
 
     Attributes:
         name: The signal that came, or None.
@@ -28,19 +31,22 @@ class Interruption:
     def handle_signals(self) -> None:
         """For a program's ``main()``, in its main thread."""
         self._process = os.getpid()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in NUMBERS:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in NUMBERS:
             signal.signal(each, signal.SIG_DFL)
         if not self.can_save:
             os.kill(self._process, number)
             return
         self.name = signal.Signals(number).name
-        print(f'\n{self.name}: saving after this iteration. Once more ends at once, without saving.', flush=True)
+        # Not print: it raises where the signal came in the middle of another one, or where nobody reads any more.
+        message = f'\n{self.name}: saving after this iteration. Once more ends at once, without saving.\n'
+        with suppress(OSError):
+            os.write(1, message.encode())
 
     def agreed(self, device: torch.device) -> bool:
         """Whether any of the processes that train together was interrupted; all of them must ask at once."""
@@ -49,6 +55,19 @@ class Interruption:
         noted = torch.tensor(float(self.name is not None), device=device)
         distributed.all_reduce(noted)
         return bool(noted)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Signals come after this block; processes that start in it are never reached by them, forked or spawned."""
+    if not hasattr(signal, 'pthread_sigmask'):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 interruption = Interruption()

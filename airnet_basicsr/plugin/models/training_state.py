@@ -1,4 +1,4 @@
-"""Files that a training run goes on from: written whole or not at all, checked before they are used."""
+"""Files that a training run resumes from: written whole or not at all, checked before they are used."""
 
 import hashlib
 import os
@@ -110,7 +110,7 @@ def newest_good_state(states: str, models: str) -> tuple[str, dict[str, Any]] | 
             fault = f'{path} is damaged or holds more than plain data'
         elif not network.is_file():
             fault = f'{network} is missing'
-        # States of the toolbox's own models name no digest.
+        # States of BasicSR's own models name no digest.
         elif not is_whole(network) or state.get('network_digest') not in (None, digest(network)):
             fault = f'{network} is damaged or not the one saved with {path.name}'
         if fault is None:
@@ -149,10 +149,14 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def prune(states: str, models: str, keep_last: int) -> None:
-    """Remove all numbered checkpoints but the newest ``keep_last``."""
+    """Remove all numbered checkpoints but the newest ``keep_last``; one that cannot be removed is named in the log."""
     numbers = sorted(int(path.stem) for path in Path(states).glob('*.state') if path.stem.isdigit())
     for number in numbers[:-keep_last]:
-        # The state first: without it, its network is not resumed from.
-        Path(states, f'{number}.state').unlink()
-        Path(models, f'net_g_{number}.pth').unlink(missing_ok=True)
-        get_root_logger().info(f'Removed the checkpoint of iteration {number} (logger:keep_last is {keep_last}).')
+        try:
+            # The state first: without it, its network is not resumed from.
+            Path(states, f'{number}.state').unlink()
+            Path(models, f'net_g_{number}.pth').unlink(missing_ok=True)
+        except OSError as error:
+            get_root_logger().error(f'The checkpoint of iteration {number} cannot be removed: {error}.')
+        else:
+            get_root_logger().info(f'Removed the checkpoint of iteration {number} (logger:keep_last is {keep_last}).')

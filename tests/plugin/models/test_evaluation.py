@@ -250,8 +250,6 @@ def test_other_networks_of_the_toolbox(test_run):
 
 
 def test_bad_input(test_run, root, tmp_path):
-    ridnet = {'type': 'RIDNet', 'in_channels': 3, 'mid_channels': 16, 'out_channels': 3, 'num_block': 1}
-    bare = {'pretrain_network_g': None}
     for message, changes in (
         (
             r'val:metrics:psnr:type: there is no metric .calculate_pnsr',
@@ -262,15 +260,6 @@ def test_bad_input(test_run, root, tmp_path):
             {'network_g': {'type': 'AirNet', 'num_feats': 16}},
         ),
         (r'val:tile: 50 is too small', {'val': {'save_img': False, 'tile': 50}}),
-        (
-            r'val:tile: only AirNet can be tiled, not RIDNet',
-            {
-                'model_type': 'RestorationModel',
-                'network_g': ridnet,
-                'path': bare,
-                'val': {'save_img': False, 'tile': 128},
-            },
-        ),
         (r'the key `network_g` is missing', {'network_g': None}),
         (r'nowhere.pth', {'path': {'pretrain_network_g': 'nowhere.pth'}}),
         (r'small.pth', {'network_g': {'type': 'AirNet', 'num_feat': 8, 'num_group': 1, 'num_block': 1}}),

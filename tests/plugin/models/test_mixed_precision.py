@@ -73,15 +73,15 @@ def test_gradients_are_those_of_float32_but_for_rounding(opt, amp, bound):
 def test_fp16_halves_the_scale_of_the_loss_where_gradients_overflow(opt):
     opt['train']['amp'] = 'fp16'
     model = build_model(opt)
-    model.scaler.load_state_dict({**model.scaler.state_dict(), 'scale': 2.0**30})
+    model.steps.scaler.load_state_dict({**model.steps.scaler.state_dict(), 'scale': 2.0**30})
     before = deepcopy(model.net_g.state_dict())
     model.feed_data(batch())
     model.optimize_parameters(1)
-    assert model.skipped == 1 and model.scaler.get_scale() == 2.0**29
+    assert model.steps.skipped == 1 and model.steps.scaler.get_scale() == 2.0**29
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.net_g.state_dict().items())
     for iteration in range(2, 20):
         model.optimize_parameters(iteration)
-    assert 1 < model.skipped < 18  # the scale has come down far enough
+    assert 1 < model.steps.skipped < 18  # the scale has come down far enough
     assert not torch.equal(model.net_g.restorer.head.weight, before['restorer.head.weight'])
 
 
@@ -133,4 +133,4 @@ def test_bf16_reaches_the_psnr_of_float32(apart):
     model, mixed = trained(deepcopy(apart), 'bf16')
     assert plain > 26
     assert mixed == pytest.approx(plain, abs=0.1)
-    assert model.skipped == 0
+    assert model.steps.skipped == 0

@@ -310,4 +310,4 @@ def test_a_batch_that_is_not_finite_is_skipped_and_leaves_no_trace(folder):
         model.optimize_parameters(4)
     model.feed_data(batch)
     model.optimize_parameters(5)
-    assert model.skipped_in_a_row == 0
+    assert model.steps.in_a_row == 0

@@ -1,0 +1,71 @@
+"""Testing images that are too large to be restored in one piece."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+
+from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.airnet import AirNet, overlap_of
+from airnet_basicsr.restore.restorer import SMALLEST_TILE, _cuts, _is_out_of_memory
+
+OVERLAP = 64  # of networks that do not say how far they look
+
+
+class Tiles:
+    """Restores whole images, or tiles where the option file or a lack of memory asks for them.
+
+    Keys of ``val``: ``tile`` (largest side of a square that is restored in one piece; default: the whole image, and
+    smaller ones only after memory ran out), ``tile_overlap`` (pixels that neighbouring tiles share; default: what the
+    network's field of view asks for).
+
+    Attributes:
+        used: Side of the tiles of the last image; None where it was restored whole.
+
+    Raises:
+        InputError: The tile is too small.
+    """
+
+    def __init__(self, val: dict[str, Any]) -> None:
+        self.side, self.overlap = val.get('tile'), val.get('tile_overlap')
+        self.used: int | None = None
+        if self.side is not None and self.side < SMALLEST_TILE:
+            raise InputError(f'option val:tile: {self.side} is too small: choose at least {SMALLEST_TILE} pixels')
+
+    @torch.no_grad()
+    def restore(self, net: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """``forward`` of B x C x H x W; ``net`` is the network behind it."""
+        overlap, multiple = _seams_of(net) if self.overlap is None else (self.overlap, _seams_of(net)[1])
+        side = self.side
+        while True:
+            whole = side is None or images[0, 0].numel() <= side**2
+            self.used = None if whole else side
+            try:
+                return forward(images) if whole else _in_tiles(forward, images, side, overlap, multiple)
+            except (RuntimeError, MemoryError) as error:
+                side = min(side or max(images.shape[-2:]), max(images.shape[-2:])) // 2
+                if not _is_out_of_memory(error) or side < SMALLEST_TILE:
+                    raise
+            get_root_logger().warning(f'Memory ran out: trying again with tiles of {side} pixels (val:tile sets them).')
+            if images.is_cuda:
+                torch.cuda.empty_cache()
+
+
+def _seams_of(net: nn.Module) -> tuple[int, int]:
+    """Pixels that tiles share, and what their corners must be multiples of."""
+    if isinstance(net, AirNet):
+        return overlap_of(net), 1
+    return OVERLAP, 1
+
+
+def _in_tiles(forward: Callable[[Tensor], Tensor], images: Tensor, side: int, overlap: int, multiple: int) -> Tensor:
+    height, width = images.shape[-2:]
+    overlap = min(overlap, side // 2)
+    out = torch.zeros_like(images)
+    for row, row_weight in _cuts(height, max(side, side * side // width), overlap):
+        for column, column_weight in _cuts(width, max(side, side * side // height), overlap):
+            weight = torch.from_numpy(row_weight[:, None] * column_weight).to(images)
+            out[..., row, column] += forward(images[..., row, column].contiguous()) * weight
+    return out
