@@ -29,10 +29,8 @@ class TrainingLog:
         """Part of a batch; ``kinds`` are its images' degradations, by their places in the option file."""
         if not self._wanted:
             return
-        for kind in kinds.unique().tolist():
-            chosen = kinds == kind
-            self._sums[0, kind] += loss(restored[chosen], clean[chosen]) * chosen.sum()
-            self._sums[1, kind] += chosen.sum()
+        of_each = torch.stack([loss(*pair) for pair in zip(restored.split(1), clean.split(1), strict=True)])
+        self._sums.index_add_(1, kinds.to(self.device), torch.stack((of_each, torch.ones_like(of_each))))
 
     def end(self, images: int) -> dict[str, float]:
         """The iteration's figures by name."""
