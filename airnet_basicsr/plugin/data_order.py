@@ -27,6 +27,10 @@ class DataOrder:
     """
 
     def __init__(self) -> None:
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forget an earlier run of this process."""
         self.epoch = self.drawn = self.iteration = 0
         self._resumed: tuple[int, int] | None = None
         self._restore: Callable[[], None] | None = None

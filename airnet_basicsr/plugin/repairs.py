@@ -166,6 +166,7 @@ def _resume_from_a_good_state() -> None:
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         path = opt['path'].get('resume_state')
+        data_order.start_anew()
         if opt['rank'] == 0:
             for folder in ('models', 'training_states'):
                 remove_unfinished(opt['path'][folder])
