@@ -29,7 +29,8 @@ from basicsr import train
 
 NETWORKS = {
     'AirNet': {'num_feat': 16, 'num_group': 1, 'num_block': 1},
-    'RIDNet': {'in_channels': 3, 'mid_channels': 16, 'out_channels': 3, 'num_block': 1, 'img_range': 1},
+    'NAFNet': {'width': 16, 'middle_blk_num': 1, 'enc_blk_nums': [1, 1], 'dec_blk_nums': [1, 1]},
+    'DnCNN': {'num_feat': 16, 'num_layer': 4},
 }
 every_network = pytest.mark.parametrize('name', NETWORKS)
 
@@ -146,7 +147,7 @@ def test_random_numbers_of_the_network_are_resumed_in_mid_epoch_and_at_its_end(r
 
 def test_what_has_changed_in_the_option_file_is_said(run, tmp_path, caplog):
     caplog.set_level(logging.INFO, 'basicsr')
-    opt = options('RIDNet', tmp_path)
+    opt = options('NAFNet', tmp_path)
     run(copy.deepcopy(opt))
     opt['train']['optim_g']['lr'] = 0.002
     opt['train']['scheduler']['milestones'] = [11]
@@ -194,7 +195,7 @@ def trained(tmp_path_factory, paper_datasets):
 
 
 def test_periods_that_end_before_the_new_total_iter_are_refused(run, tmp_path):
-    opt = options('RIDNet', tmp_path)
+    opt = options('NAFNet', tmp_path)
     opt['train']['scheduler'] = {'type': 'CosineAnnealingRestartLR', 'periods': [12]}
     run(copy.deepcopy(opt))
     opt['train']['total_iter'] = 20
@@ -212,7 +213,7 @@ def states(folder) -> set[int]:
 
 def test_training_ends_at_total_iter_also_with_incomplete_batches_and_after_a_change(run, tmp_path, caplog):
     caplog.set_level(logging.INFO, 'basicsr')
-    opt = options('RIDNet', tmp_path, total_iter=9)
+    opt = options('NAFNet', tmp_path, total_iter=9)
     data = opt['datasets']['train']
     data.update(batch_size_per_gpu=4, dataset_enlarge_ratio=2)  # 6 items: one batch, and two items that are left over
     opt['logger']['save_checkpoint_freq'] = 3
@@ -227,7 +228,7 @@ def test_training_ends_at_total_iter_also_with_incomplete_batches_and_after_a_ch
 
 
 def test_fewer_images_than_a_batch_are_refused(run, tmp_path):
-    opt = options('RIDNet', tmp_path)
+    opt = options('NAFNet', tmp_path)
     opt['datasets']['train'].update(batch_size_per_gpu=4, dataset_enlarge_ratio=1)
     with pytest.raises(InputError, match='3 items.* no batch of 4 .*Raise dataset_enlarge_ratio'):
         run(opt)
@@ -266,7 +267,7 @@ def test_an_iteration_draws_all_that_it_accumulates(run, tmp_path):
     """The same images, in the same order and with the same schedule, as with a batch of the whole size."""
     found = []
     for parts, size in ((1, 4), (2, 2)):
-        opt = options('RIDNet', tmp_path, accumulate=parts)
+        opt = options('NAFNet', tmp_path, accumulate=parts)
         opt['datasets']['train']['batch_size_per_gpu'] = size
         found.append(run(opt)['params'])
     for key in found[0]:
@@ -379,7 +380,7 @@ def test_the_log_has_the_loss_of_each_degradation(name, build):
 
 
 def test_warm_up_and_cosine_are_torch_s(build):
-    model = build('RIDNet', scheduler={'type': 'WarmupCosineLR', 'warmup': 4, 'eta_min': 1e-5})
+    model = build('NAFNet', scheduler={'type': 'WarmupCosineLR', 'warmup': 4, 'eta_min': 1e-5})
     found = []
     for iteration in range(1, 13):
         model.update_learning_rate(iteration)
@@ -407,7 +408,7 @@ class WithOwnKeys(RestorationModel):
 
 def test_a_subclass_adds_keys(tmp_path, paper_datasets, monkeypatch):
     monkeypatch.chdir(paper_datasets)
-    opt = options('RIDNet', tmp_path, halve=0.5, ema_decay=0)
+    opt = options('NAFNet', tmp_path, halve=0.5, ema_decay=0)
     opt.update(dist=False, is_train=True, rank=0, world_size=1, model_type='WithOwnKeys')
     opt['logger']['note'] = 'mine'
     build_model(copy.deepcopy(opt))
@@ -424,7 +425,7 @@ def test_a_subclass_adds_keys(tmp_path, paper_datasets, monkeypatch):
 @pytest.mark.parametrize('better', ['higher', 'lower'])
 def test_keep_best_follows_better(run, tmp_path, caplog, better):
     caplog.set_level(logging.INFO, 'basicsr')
-    opt = options('RIDNet', tmp_path, total_iter=6, ema_decay=0)
+    opt = options('NAFNet', tmp_path, total_iter=6, ema_decay=0)
     opt['val'] = {'val_freq': 2, 'save_img': False, 'metrics': {'psnr': opt['val']['metrics']['psnr']}}
     opt['val']['metrics']['psnr']['better'] = better
     opt['logger']['keep_best'] = 'psnr'
