@@ -54,11 +54,11 @@ class DataOrder:
 
     def begin(self, epoch: int) -> None:
         """A new epoch, or the resumed one's rest."""
-        resumed = self._resumed is not None and self._resumed[0] == epoch
-        if not resumed:
+        first, drawn = self._resumed or (None, 0)
+        if epoch != first:
             self._restore_now()
         self.epoch = epoch
-        self.drawn = self._resumed[1] if resumed else 0
+        self.drawn = drawn if epoch == first else 0
         self._resumed = None
 
     def use(self, items: int) -> None:

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.data_order import data_order
 from airnet_basicsr.plugin.models.interruption import held
@@ -22,14 +20,14 @@ class TrainLoader:
         InputError: An epoch has fewer items than one batch.
     """
 
-    def __init__(self, loader: DataLoader, opt: Mapping[str, Any]) -> None:
-        self.loader, self.sampler = loader, loader.sampler
+    def __init__(self, loader: Any, opt: Mapping[str, Any]) -> None:
+        self.loader, self.sampler, self.batch_size = loader, loader.sampler, loader.batch_size
         if len(loader) == 0:
             data = opt['datasets']['train']
             parts = accumulated(opt['train'])
             raise InputError(
                 f'option datasets:train: {len(loader.dataset)} items, of which each process sees {len(self.sampler)} '
-                f'in an epoch, give no batch of {loader.batch_size} (batch_size_per_gpu: {data["batch_size_per_gpu"]}'
+                f'in an epoch, give no batch of {self.batch_size} (batch_size_per_gpu: {data["batch_size_per_gpu"]}'
                 + (f', train:accumulate: {parts}' if parts > 1 else '')
                 + '). Raise dataset_enlarge_ratio, or make the batch smaller.'
             )
@@ -59,5 +57,5 @@ class TrainLoader:
         """The epoch in which iteration ``total_iter`` comes, for a new run as for one that is resumed."""
         epoch, drawn = data_order.start
         missing = total_iter - data_order.iteration
-        missing -= max(0, len(self.sampler) - drawn) // self.loader.batch_size
+        missing -= max(0, len(self.sampler) - drawn) // self.batch_size
         return epoch + max(0, -(-missing // len(self.loader)))

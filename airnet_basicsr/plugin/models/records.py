@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from basicsr.version import __version__ as basicsr_version
 from torch import Tensor, distributed, nn
 
 import airnet_basicsr
-import basicsr
 from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.plugin import compute
 
@@ -63,7 +63,7 @@ def begin_record(dataset: Any, place: int, data: Mapping[str, Any], lq: Tensor) 
         'index': place,
         **made,
         'size': list(lq.shape[-2:]),
-        'lq_crc32': zlib.crc32(np.ascontiguousarray(lq.float().cpu().numpy())),
+        'lq_crc32': zlib.crc32(lq.float().cpu().numpy().tobytes()),
     }
 
 
@@ -87,7 +87,7 @@ def _description(opt: dict[str, Any], net: nn.Module, device: torch.device) -> d
         'paper': opt.get('paper'),
         'versions': {
             'airnet_basicsr': airnet_basicsr.__version__,
-            'basicsr': basicsr.__version__,
+            'basicsr': basicsr_version,
             'torch': torch.__version__,
             'numpy': np.__version__,
             'python': platform.python_version(),

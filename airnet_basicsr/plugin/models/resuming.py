@@ -64,8 +64,9 @@ def load_optimizers(model: Any, state: Mapping[str, Any], path: str) -> None:
                 f'training state {path} was written with another scheduler than {type(scheduler).__name__}: '
                 f'train:scheduler:type must stay. {_OWN_WAY}'
             )
-        pairs = [(name, saved[name], getattr(scheduler, name)) for name in settings]
-        changed += [(f'train:scheduler:{name}', *pair) for name, *pair in pairs if not _same(*pair)]
+        for name in settings:
+            if not _same(saved[name], getattr(scheduler, name)):
+                changed.append((f'train:scheduler:{name}', saved[name], getattr(scheduler, name)))
         total = int(model.opt['train']['total_iter'])
         if 'periods' in saved and sum(saved['periods']) < total:
             raise InputError(

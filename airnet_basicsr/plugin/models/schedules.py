@@ -2,6 +2,7 @@
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -29,7 +30,7 @@ class WarmupCosineLR(LRScheduler):
         self.total_iter, self.warmup, self.eta_min = total_iter, warmup, eta_min
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         done = self.last_epoch  # iterations before this one
         if done < self.warmup:
             return [rate * (done + 1) / self.warmup for rate in self.base_lrs]

@@ -27,9 +27,10 @@ class Steps:
     """
 
     def __init__(self, train_opt: Mapping[str, Any], device: torch.device) -> None:
-        if train_opt.get('amp') not in (None, *AMP_DTYPES):
-            raise InputError(f'option train:amp: expected `bf16`, `fp16` or nothing, found {train_opt["amp"]!r}')
-        self.dtype = AMP_DTYPES.get(train_opt.get('amp'))
+        amp = train_opt.get('amp')
+        if amp not in (None, *AMP_DTYPES):
+            raise InputError(f'option train:amp: expected `bf16`, `fp16` or nothing, found {amp!r}')
+        self.dtype = None if amp is None else AMP_DTYPES[amp]
         self.parts = accumulated(train_opt)
         self.grad_clip = train_opt.get('grad_clip')
         self.limit = train_opt.get('nonfinite_limit', 20)

@@ -40,10 +40,11 @@ class Tiles:
         overlap, multiple = _seams_of(net) if self.overlap is None else (self.overlap, _seams_of(net)[1])
         side = self.side
         while True:
-            whole = side is None or images[0, 0].numel() <= side**2
-            self.used = None if whole else side
+            self.used = None if side is None or images[0, 0].numel() <= side**2 else side
             try:
-                return forward(images) if whole else _in_tiles(forward, images, side, overlap, multiple)
+                if self.used is None:
+                    return forward(images)
+                return _in_tiles(forward, images, self.used, overlap, multiple)
             except (RuntimeError, MemoryError) as error:
                 side = min(side or max(images.shape[-2:]), max(images.shape[-2:])) // 2
                 if not _is_out_of_memory(error) or side < SMALLEST_TILE:

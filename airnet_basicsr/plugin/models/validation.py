@@ -70,7 +70,7 @@ def share_of(loader: DataLoader, opt: Mapping[str, Any]) -> Iterator[tuple[int, 
     Raises:
         InputError: The set has no images.
     """
-    dataset = loader.dataset
+    dataset: Any = loader.dataset
     if len(dataset) == 0:
         raise InputError(f'dataset {dataset.opt["name"]} has no images: look at its folders or LMDB, or leave it out')
     places = range(len(dataset))
