@@ -15,6 +15,7 @@ COMMANDS = {
     'model': ('look into, convert, shrink and export model files', 'airnet_basicsr.network.model_files:main'),
     'options': ('list and copy the option files of trainings and tests', 'airnet_basicsr.option_files:main'),
     'prepare': ('make and check the datasets that option files name', 'airnet_basicsr.prepare.command:run'),
+    'sheet': ("draw what a training's degradations look like", 'airnet_basicsr.plugin.sheet:main'),
     'train': ('train a network in BasicSR', 'airnet_basicsr.plugin.training:main'),
     'test': ('test a network in BasicSR', 'airnet_basicsr.plugin.testing:main'),
     'report': ('tables and a page from the results of tests', 'airnet_basicsr.report.__main__:main'),

@@ -24,8 +24,8 @@ class DegradationTestDataset(Dataset):
     ``gt_path`` (of the clean image, which several degraded ones may share).
 
     What is drawn (noise) depends only on the image's key (see :func:`~airnet_basicsr.stored_images.key_of`), on the
-    sigmas and on ``seed``: never on order, workers, ``crop_multiple``, or whether the image lies in a folder or an
-    LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
+    options of the degradation and on ``seed``: never on order, workers, ``crop_multiple``, or whether the image lies in
+    a folder or an LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
 
     Options (beside the toolbox's): ``degradation``, a mapping as in :mod:`airnet_basicsr.plugin.data.degradations`;
     ``seed`` (default 0); ``crop_multiple``: both sides are cut, around the centre, to multiples of it (16 in the
@@ -57,13 +57,14 @@ class DegradationTestDataset(Dataset):
         return len(self.degradation)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
-        clean, source = self.degradation.load(index)
         path = self.degradation.path(index)
         rng = np.random.RandomState(zlib.crc32(f'{self._drawn_by(index)}|{self.drawn_for}'.encode()))
+        degradation = self.degradation.settled(rng) if hasattr(self.degradation, 'settled') else self.degradation
+        clean, source = degradation.load(index)
         window = tuple(self._centre(side) for side in clean.shape[:2])
         return {
             # Cut when it is degraded: what a pixel gets must not depend on how much is cut.
-            'lq': to_tensor(self.degradation.degrade(source, rng)[window]),
+            'lq': to_tensor(degradation.degrade(source, rng)[window]),
             'gt': to_tensor(np.float32(clean[window]) / np.float32(255)),
             'lq_path': path,
             'gt_path': self.degradation.gt_path(index) if hasattr(self.degradation, 'gt_path') else path,

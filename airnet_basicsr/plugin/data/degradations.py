@@ -25,6 +25,7 @@ from airnet_basicsr.stored_images import key_of
 
 DEGRADATION_REGISTRY = Registry('degradation')
 NOISE_PROTOCOLS = ('uint8', 'float')
+NO_PLANES = np.zeros((1, 1, 0), np.uint8)
 
 
 def build_degradation(opt: Mapping[str, Any], where: str) -> Any:
@@ -65,7 +66,14 @@ def add_gaussian_noise(image: np.ndarray, sigma: float | np.ndarray, rng: Any, p
 
 
 class CleanImages:
-    """The images of one or several folders or LMDBs, to which noise is added."""
+    """The images of one or several folders or LMDBs, to which something is done.
+
+    Attributes:
+        order: Place among the parts of a Composite, as light and camera have them: haze 1, rain 2, snow 3, too little
+            light 4, blur 5, noise 6, resizing 7, compression 8; 0 for what cannot be part of one.
+    """
+
+    order = 0
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
         roots = require(opt, 'dataroot_gt', where)
@@ -109,6 +117,10 @@ class CleanImages:
         image = source.read(key)
         return image, image
 
+    def planes(self, index: int, shape: tuple[int, int]) -> np.ndarray:
+        """What is done to image ``index`` (of that height and width) needs this beside its pixels: H x W x N."""
+        return NO_PLANES
+
 
 @DEGRADATION_REGISTRY.register()
 class GaussianNoise(CleanImages):
@@ -118,6 +130,8 @@ class GaussianNoise(CleanImages):
     drawn evenly for each query and its key), ``protocol`` (``uint8``, the default, or ``float``; see
     :func:`add_gaussian_noise`).
     """
+
+    order = 6
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
         check_keys(opt, ('dataroot_gt', 'sigma', 'protocol'), where)
@@ -132,7 +146,7 @@ class GaussianNoise(CleanImages):
             raise InputError(f'option {where}:sigma: expected a number from 0 to 255, found {self.sigma!r}')
         self.parameters = {'sigma': self.sigma}
 
-    def settled(self, rng: np.random.Generator) -> 'GaussianNoise':
+    def settled(self, rng: Any) -> 'GaussianNoise':
         """With a sigma out of the range, if there is one."""
         if not isinstance(self.sigma, list):
             return self
@@ -143,6 +157,10 @@ class GaussianNoise(CleanImages):
     def degrade(self, image: np.ndarray, rng: Any) -> np.ndarray:
         """The degraded image, float32, for (a part of) the second image of :meth:`load`."""
         return add_gaussian_noise(image, self.sigma, rng, self.protocol)
+
+    def apply(self, image: np.ndarray, planes: np.ndarray, rng: Any) -> np.ndarray:
+        """As a part of a Composite: float32, on the scale of 0 to 255, as ``image``; neither rounded nor clipped."""
+        return image + np.float32(self.sigma) * rng.standard_normal(image.shape).astype(np.float32)
 
 
 @DEGRADATION_REGISTRY.register()

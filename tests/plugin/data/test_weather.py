@@ -13,7 +13,7 @@ from conftest import write_image
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.data.degradations import build_degradation
-from airnet_basicsr.plugin.data.weather import draw_tone
+from airnet_basicsr.plugin.data.drawn import draw_tone
 from airnet_basicsr.plugin.data_order import Draw
 
 PATCH = 48
@@ -185,11 +185,6 @@ def test_options(root, tmp_path, photos):
         with pytest.raises(InputError, match='degradations:noise:weight: expected a whole number above 0'):
             kinds = {'noise': {**described(root, 'GaussianNoise'), 'sigma': 1, 'weight': wrong}}
             build_dataset(options(root, degradations=kinds))
-    for kind in ('Haze', 'RainStreaks'):
-        with pytest.raises(InputError, match='drawn while training; test with PairedImages'):
-            build_degradation(described(root, kind), 'datasets:test_1 (x):degradation')
-    with pytest.raises(InputError, match='drawn while training'):
-        build_degradation(described(root, 'CleanPictures', tone=0.1), 'datasets:test_1 (x):degradation')
     write_image(tmp_path / 'more' / 'alone.png', photos['coffee2'])
     with pytest.raises(InputError, match='1 images have no depth map of their name in .*alone.png'):
         build(root, 'Haze', dataroot_gt=[str(root / 'clean'), str(tmp_path / 'more')])
