@@ -29,13 +29,14 @@ class _Graph:
 
         self._make_node, self._from_array = helper.make_node, numpy_helper.from_array
         self.state, self.epsilon = state, epsilon
-        self.nodes, self.weights = [], []
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
 
     def _weight(self, name: str, value: Tensor) -> str:
         self.weights.append(self._from_array(value.detach().float().cpu().contiguous().numpy(), name))
         return name
 
-    def node(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         name = f'{kind}_{len(self.nodes)}'
         self.nodes.append(self._make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
@@ -139,7 +140,7 @@ def export_onnx(described: Descriptor, path: str | PathLike) -> None:
     graph = _Graph(described.model.state_dict(), described.model.encoder.blocks[0].body[1].eps)
     last = graph.airnet('image', options)
     graph.nodes.append(helper.make_node('Identity', [last], ['restored']))
-    shape = ['batch', described.input_channels, 'height', 'width']
+    shape: list[str | int | None] = ['batch', described.input_channels, 'height', 'width']
     image, restored = (helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ('image', 'restored'))
     model = helper.make_model(
         helper.make_graph(graph.nodes, 'AirNet', [image], [restored], graph.weights),

@@ -96,8 +96,8 @@ def load_options(path: str | PathLike) -> dict[str, Any]:
 
 def no_yaml(error: yaml.YAMLError) -> InputError:
     """What PyYAML said of an option file, in one line."""
-    mark = getattr(error, 'problem_mark', None)
-    if mark is None:
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if mark is None or not isinstance(error, yaml.MarkedYAMLError):
         return InputError(f'option file: {error}')
     context = f' ({error.context})' if error.context else ''
     return InputError(f'option file {mark.name}, line {mark.line + 1}: {error.problem}{context}')

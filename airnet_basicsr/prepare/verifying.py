@@ -53,9 +53,9 @@ def find(folder: Path) -> dict[str, tuple[Path, ...]]:
     found: dict[str, tuple[Path, ...]] = {}
     for stem, path in paths.items():
         name = stem.removesuffix('_lq').removesuffix('_gt')
-        pair = paths.get(f'{name}_gt'), paths.get(f'{name}_lq')
-        if all(pair):
-            found[name] = pair
+        gt, lq = paths.get(f'{name}_gt'), paths.get(f'{name}_lq')
+        if gt and lq:
+            found[name] = gt, lq
         else:
             found[stem] = (path,)
     return found
@@ -187,7 +187,8 @@ def _check_pairs(name: str, clean: dict[str, Entry], degraded: dict[str, Entry])
 def _tile(environment: lmdb.Environment, key: str) -> np.ndarray:
     with environment.begin() as transaction:
         data = transaction.get(key.encode())
-    image = decode(data, cv2.IMREAD_COLOR)
+    image = None if data is None else decode(data, cv2.IMREAD_COLOR)
+    assert image is not None, f'{key} was verified before'
     scale = min(_TILE[0] / image.shape[1], _TILE[1] / image.shape[0])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     tile = np.zeros((_TILE[1], _TILE[0], 3), np.uint8)

@@ -55,5 +55,7 @@ def _start() -> None:
 
 def _leave_with_parent() -> None:
     """A worker whose parent was killed would wait for work forever."""
-    wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None, 'only a worker calls this'
+    wait([parent.sentinel])
     os._exit(1)

@@ -39,8 +39,7 @@ def read_curves(folder: Path) -> Curves:
         InputError: It holds no validations, or fewer than two logged iterations.
     """
     events = EventAccumulator(str(folder), size_guidance={'scalars': 0}).Reload() if folder.is_dir() else None
-    tags = events.Tags()['scalars'] if events else []
-    scalars = {tag: events.Scalars(tag) for tag in tags}
+    scalars = {tag: events.Scalars(tag) for tag in events.Tags()['scalars']} if events else {}
     validation = {}
     for tag, points in scalars.items():
         kind, _, name = tag.partition('/')

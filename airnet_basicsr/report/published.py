@@ -45,15 +45,22 @@ def _table(
     remarks: tuple[str, ...] = (),
 ) -> PublishedTable:
     """From lines ``name | PSNR/SSIM | ...``, with ``-`` for no result and, where told, an average last."""
-    rows, means = {}, {}
+    rows: dict[str, list[tuple[float, float] | None]] = {}
+    means: dict[str, tuple[float, float]] = {}
     for line in printed.strip().splitlines():
         name, *cells = (part.strip() for part in line.split('|'))
-        values = [None if cell == '-' else tuple(map(float, cell.split('/'))) for cell in cells]
+        values = [None if cell == '-' else _pair(cell) for cell in cells]
         if averages:
-            means[name] = values.pop()
+            means[name] = _pair(cells[-1])
+            del values[-1]
         assert len(values) == len(columns), line
         rows[name] = values
     return PublishedTable(number, title, columns, rows, ours, means, remarks)
+
+
+def _pair(cell: str) -> tuple[float, float]:
+    psnr, ssim = map(float, cell.split('/'))
+    return psnr, ssim
 
 
 _BSD68 = {f'CBSD68_sigma{sigma}': f'BSD68, σ = {sigma}' for sigma in (15, 25, 50)}

@@ -27,10 +27,10 @@ def _torchvision(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *windo
     return torchvision.ops.deform_conv2d(x_, offset, weight, None, *window, mask).to(x.dtype)
 
 
-def _triton(*args: Tensor | tuple[int, int]) -> Tensor:
+def _triton(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *window: tuple[int, int]) -> Tensor:
     from airnet_basicsr.network.ops import triton_kernels
 
-    return triton_kernels.forward(*args)
+    return triton_kernels.forward(x, offset, mask, weight, *window)
 
 
 _BACKENDS: dict[str, Callable[..., Tensor]] = {

@@ -5,7 +5,10 @@ bilinear weight times mask. ``torch.nn.functional.embedding_bag`` sums such bags
 the gradients of both the rows and the weights.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -50,8 +53,8 @@ def _tile(
             row = (upper_left + (dy * size[1] + dx)) * groups + torch.arange(groups, dtype=torch.int32).view(-1, 1)
             rows.append(row.where(inside[0][dy] & inside[1][dx], table.shape[0] - 1))
             weights.append(both)
-    rows, weights = torch.stack(rows, -1), torch.stack(weights, -1)
-    columns = F.embedding_bag(rows.flatten(0, 2), table, per_sample_weights=weights.flatten(0, 2), mode='sum')
+    of_each, by = torch.stack(rows, -1).flatten(0, 2), torch.stack(weights, -1).flatten(0, 2)
+    columns = F.embedding_bag(of_each, table, per_sample_weights=by, mode='sum')
     return columns.view(-1, groups, taps, table.shape[1]).transpose(1, 2).flatten(1) @ weight.t()
 
 
@@ -59,7 +62,16 @@ class _DeformConv(torch.autograd.Function):
     """Tile by tile in both directions, so that memory does not grow with 9 columns per pixel of the whole picture."""
 
     @staticmethod
-    def forward(ctx, table, offset, mask, weight, base, first_row, size):  # noqa: ANN001, ANN205
+    def forward(
+        ctx: Any,
+        table: Tensor,
+        offset: Tensor,
+        mask: Tensor,
+        weight: Tensor,
+        base: Tensor,
+        first_row: Tensor,
+        size: tuple[int, int],
+    ) -> Tensor:
         ctx.save_for_backward(table, offset, mask, weight, base, first_row)
         ctx.size = size
         out = table.new_empty(mask.shape[0], weight.shape[0])
@@ -70,7 +82,7 @@ class _DeformConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_out):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         table, offset, mask, weight, base, first_row = ctx.saved_tensors
         table, weight = table.detach().requires_grad_(), weight.detach().requires_grad_()
         grad_table, grad_weight = torch.zeros_like(table), torch.zeros_like(weight)
@@ -103,15 +115,15 @@ def forward(
     offset = offset.to(dtype).reshape(batch, groups, taps, 2, rows, columns).permute(3, 0, 4, 5, 1, 2).flatten(1, 3)
     mask = mask.to(dtype).reshape(batch, groups, taps, rows, columns).permute(0, 3, 4, 1, 2).flatten(0, 2)
 
-    base = []
+    reading = []
     for axis in (0, 1):
         out, tap = (
             torch.arange(side, dtype=dtype, device=x.device) for side in (offset_size[axis], weight.shape[2 + axis])
         )
         reads = out.view(-1, 1) * stride[axis] - padding[axis] + tap * dilation[axis]
         reads = reads[:, None, :, None] if axis == 0 else reads[None, :, None, :]
-        base.append(reads.expand(rows, columns, *weight.shape[2:]).reshape(1, -1, 1, taps))
-    base = torch.cat(base).repeat(1, batch, 1, 1)
+        reading.append(reads.expand(rows, columns, *weight.shape[2:]).reshape(1, -1, 1, taps))
+    base = torch.cat(reading).repeat(1, batch, 1, 1)
     images = torch.arange(batch, dtype=torch.int32, device=x.device)
     first_row = (images * (height * width)).repeat_interleave(rows * columns)
     flat_weight = weight.to(dtype).permute(0, 2, 3, 1).flatten(1)

@@ -1,6 +1,7 @@
 """Memory of this process: how much there is, and what the C library does with that of freed feature maps."""
 
 import ctypes
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def _set(parameter: int, value: int) -> None:
         mallopt(parameter, value)
 
 
-def _glibc(name: str) -> ctypes._CFuncPtr | None:
+def _glibc(name: str) -> Callable[..., int] | None:
     """None without glibc."""
     try:
         return getattr(ctypes.CDLL(None), name)
