@@ -33,7 +33,7 @@ class FFDNet(nn.Module):
             layers += [nn.Conv2d(num_feat, num_feat, 3, 1, 1), nn.ReLU(inplace=True)]
         self.model = nn.Sequential(*layers, nn.Conv2d(num_feat, 4 * num_in_ch, 3, 1, 1))
         self.sigma = sigma
-        self.traits = Traits(reach=2 * num_layer + 1, multiple_of=2, wants_sigma=True, bytes_per_pixel=3 * num_feat)
+        self.traits = Traits(reach=2 * num_layer + 1, multiple_of=2, wants_sigma=True, bytes_per_pixel=4 * num_feat)
 
     def forward(self, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Denoise ``x``.

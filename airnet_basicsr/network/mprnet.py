@@ -139,7 +139,7 @@ class MPRNet(nn.Module):
         self.sam12, self.sam23 = SupervisedAttention(n_feat), SupervisedAttention(n_feat)
         self.concat12, self.concat23 = _conv(2 * n_feat, n_feat), _conv(2 * n_feat, wide)
         self.tail = _conv(wide, 3)
-        self.traits = Traits(reach=None, multiple_of=8, bytes_per_pixel=60 * n_feat)
+        self.traits = Traits(reach=None, multiple_of=8, bytes_per_pixel=120 * n_feat)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Restore ``x``, B x 3 x H x W with values in [0, 1], of any H and W.

@@ -99,7 +99,7 @@ class NAFNet(nn.Module):
         )
         self.decoders = nn.ModuleList(map(blocks, reversed(widths), dec_blk_nums))
         self.ending = nn.Conv2d(width, img_channel, 3, 1, 1)
-        self.traits = Traits(reach=None, multiple_of=1 << len(widths), bytes_per_pixel=40 * width)
+        self.traits = Traits(reach=None, multiple_of=1 << len(widths), bytes_per_pixel=50 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

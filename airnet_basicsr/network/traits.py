@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 
@@ -28,3 +29,11 @@ class Traits(NamedTuple):
 def traits_of(network: nn.Module) -> Traits:
     """Those of ``network``; of one that says nothing, that it may look at the whole picture."""
     return getattr(network, 'traits', Traits(reach=None))
+
+
+def to_channels_last(network: nn.Module) -> nn.Module:
+    """``network``, its kernels in this format. ``Module.to`` refuses PromptIR's prompts, which have five axes."""
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return network

@@ -15,6 +15,7 @@ from airnet_basicsr.network import recognise
 from airnet_basicsr.network.airnet import OVERLAP, AirNet, overlap_of
 from airnet_basicsr.network.checkpoints import preferred_network, read_checkpoint
 from airnet_basicsr.network.ops.memory import free_memory, release_freed
+from airnet_basicsr.network.traits import to_channels_last
 from airnet_basicsr.restore.explain import Explainer, Resemblance
 
 # The model taken where none is named; its card is the README.md beside it.
@@ -100,7 +101,7 @@ class Restorer:
         if described.input_channels != 3:
             raise InputError(f'checkpoint {self.source} is for {described.input_channels} channels, not for RGB')
         self._check_sigma(sigma, described.traits.wants_sigma)
-        model = described.model.to(self.device, memory_format=torch.channels_last)
+        model = to_channels_last(described.model.to(self.device))
         self.network = model if sigma is None else partial(model, sigma=sigma)
         if isinstance(model, AirNet):
             self.num_feat, self.unshuffle = described.options['num_feat'], described.options['unshuffle']

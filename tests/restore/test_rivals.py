@@ -12,6 +12,7 @@ from airnet_basicsr.network.dncnn import DnCNN
 from airnet_basicsr.network.ffdnet import FFDNet
 from airnet_basicsr.network.ircnn import IRCNN
 from airnet_basicsr.network.nafnet import NAFNet
+from airnet_basicsr.network.promptir import PromptIR
 from airnet_basicsr.restore import Restorer
 
 NETWORKS = {
@@ -45,8 +46,15 @@ def test_tiles_show_no_seam_where_the_field_of_view_is_finite(tmp_path, name):
     assert np.abs(tiled - whole).max() < 0.1 / 255
 
 
-def test_a_network_that_looks_at_everything_is_restored_too(tmp_path):
-    net = NAFNet(width=8, middle_blk_num=1, enc_blk_nums=(1, 1), dec_blk_nums=(1, 1))
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda: NAFNet(width=8, middle_blk_num=1, enc_blk_nums=(1, 1), dec_blk_nums=(1, 1)),
+        lambda: PromptIR(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, prompt_dims=(8, 16, 32)),
+    ],
+)
+def test_a_network_that_looks_at_everything_is_restored_too(tmp_path, build):
+    net = build()
     image = data.astronaut()[:150, :170]
     for options in ({}, {'tile': 128}, {'self_ensemble': True}):
         restored = Restorer(saved(net, tmp_path / 'net.pth'), device='cpu', **options)(image)

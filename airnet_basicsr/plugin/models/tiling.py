@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.airnet import AirNet, overlap_of
+from airnet_basicsr.network.traits import traits_of
 from airnet_basicsr.restore.restorer import SMALLEST_TILE, _cuts, _is_out_of_memory
-
-OVERLAP = 64  # of networks that do not say how far they look
 
 
 class Tiles:
@@ -37,14 +36,14 @@ class Tiles:
     @torch.no_grad()
     def restore(self, net: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
         """``forward`` of B x C x H x W; ``net`` is the network behind it."""
-        overlap, multiple = _seams_of(net) if self.overlap is None else (self.overlap, _seams_of(net)[1])
+        overlap = _overlap_of(net) if self.overlap is None else self.overlap
         side = self.side
         while True:
             self.used = None if side is None or images[0, 0].numel() <= side**2 else side
             try:
                 if self.used is None:
                     return forward(images)
-                return _in_tiles(forward, images, self.used, overlap, multiple)
+                return _in_tiles(forward, images, self.used, overlap)
             except (RuntimeError, MemoryError) as error:
                 side = min(side or max(images.shape[-2:]), max(images.shape[-2:])) // 2
                 if not _is_out_of_memory(error) or side < SMALLEST_TILE:
@@ -54,16 +53,14 @@ class Tiles:
                 torch.cuda.empty_cache()
 
 
-def _seams_of(net: nn.Module) -> tuple[int, int]:
-    """Pixels that tiles share, and what their corners must be multiples of."""
-    if isinstance(net, AirNet):
-        return overlap_of(net), 1
-    return OVERLAP, 1
+def _overlap_of(net: nn.Module) -> int:
+    """Pixels that tiles share."""
+    return overlap_of(net) if isinstance(net, AirNet) else traits_of(net).overlap
 
 
-def _in_tiles(forward: Callable[[Tensor], Tensor], images: Tensor, side: int, overlap: int, multiple: int) -> Tensor:
+def _in_tiles(forward: Callable[[Tensor], Tensor], images: Tensor, side: int, overlap: int) -> Tensor:
     height, width = images.shape[-2:]
-    overlap = min(overlap, side // 2)
+    overlap = min(overlap, side // 2) // 16 * 16  # tiles begin at multiples of 8, as the restorer's
     out = torch.zeros_like(images)
     for row, row_weight in _cuts(height, max(side, side * side // width), overlap):
         for column, column_weight in _cuts(width, max(side, side * side // height), overlap):
