@@ -10,9 +10,8 @@ Our files may also hold, beside the networks:
 """
 
 import io
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike, fspath
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.airnet import MADE_WITH
 from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.network.matconvnet import is_matlab, read_matlab
+from airnet_basicsr.network.tensor_files import flattened, is_safetensors_name, read_tensors, write_safetensors
 
 StateDict = dict[str, Tensor]
 
@@ -46,7 +46,12 @@ _OFFICIAL_ENCODER_NAMES = (
     (r'^blocks\.([12])\.body\.', lambda m: f'E.{int(m[1]) - 1}.backbone.'),
     (r'^blocks\.([12])\.', lambda m: f'E.{int(m[1]) - 1}.'),
 )
-_EXTRAS = ('contrast', 'reference')
+_OFFICIAL_ANCHOR = 'R.head.0.weight'
+_EXTRAS = ('contrast', 'reference', 'facts')
+_OF_THE_NETWORK = ('architecture', 'options')  # metadata for other programs: here the tensors tell
+# Under these keys networks lie in BasicSR's files, those of PyTorch's examples, Lightning, timm, KAIR and spandrel.
+_WRAPPERS = ('params', 'params_ema', 'params-ema', 'state_dict', 'model_state_dict', 'model', 'net', 'network')
+_WRAPPERS += ('net_g', 'netG', 'generator', 'ema', 'net_g_ema', 'model_ema', 'state_dict_ema')
 
 
 class Checkpoint(NamedTuple):
@@ -60,6 +65,8 @@ class Checkpoint(NamedTuple):
     """What the degradations look like to the encoder, where the file says so; see the module's description."""
     official: bool = False
     """Whether it is a file of the official release."""
+    facts: dict[str, str] = {}  # noqa: RUF012
+    """What the file says of itself for people: data, licence, figures."""
 
 
 def _rename(name: str, rules: tuple) -> str:
@@ -78,17 +85,14 @@ def from_official(state: Mapping[str, Tensor]) -> tuple[StateDict, StateDict]:
     network: StateDict = {}
     contrast: StateDict = {}
     for name, tensor in state.items():
-        part, _, rest = name.partition('.')
-        if part == 'R':
+        if name.startswith('E.E.encoder_q.'):
+            network[f'encoder.{_rename(name.removeprefix("E.E.encoder_q."), _ENCODER_NAMES)}'] = tensor
+        elif name.startswith('E.E.encoder_k.'):
+            contrast[f'key_encoder.{_rename(name.removeprefix("E.E.encoder_k."), _ENCODER_NAMES)}'] = tensor
+        elif name.startswith('E.E.'):
+            contrast[name.removeprefix('E.E.')] = tensor
+        else:  # names that the release does not have stay as they are, and are refused by them
             network[_rename(name, _RESTORER_NAMES)] = tensor
-            continue
-        which, _, inner = rest.removeprefix('E.').partition('.')
-        if which == 'encoder_q':
-            network[f'encoder.{_rename(inner, _ENCODER_NAMES)}'] = tensor
-        elif which == 'encoder_k':
-            contrast[f'key_encoder.{_rename(inner, _ENCODER_NAMES)}'] = tensor
-        else:
-            contrast[which] = tensor
     return network, contrast
 
 
@@ -116,57 +120,256 @@ def to_official(network: Mapping[str, Tensor], contrast: Mapping[str, Tensor]) -
     return state
 
 
-def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> StateDict:
+    found: StateDict = {}
+    for name, tensor in state.items():
+        plain = rename(name)
+        if plain in found:
+            raise InputError(f'the tensor {plain} is there twice, with and without a prefix')
+        found[plain] = tensor
+    return found
 
 
-def read_checkpoint(path: str | PathLike) -> Checkpoint:
-    """Read a checkpoint without running code from it.
+def networks_of(state: Mapping[str, Tensor]) -> tuple[dict[str, StateDict], StateDict, bool]:
+    """The networks in a flat state dict, whatever wrapped them: DataParallel, torch.compile, a Lightning module.
+
+    Returns:
+        State dicts in our names, by param key (see :class:`Checkpoint`); the contrastive part, empty where there is
+        none; whether the names were those of the official release. A state dict of another network comes back as
+        ``params``.
 
     Raises:
-        InputError: The file is missing, damaged, holds more than plain tensors, or is neither the toolbox's nor the
-            official release's.
+        InputError: Two names are one without their prefixes.
     """
-    path = fspath(path)
-    if is_matlab(path):
-        return Checkpoint({'params': read_matlab(path)}, None)
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f'checkpoint {path} does not exist') from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).partition('\n')[0]
-        raise InputError(
-            f'checkpoint {path} cannot be read: it is damaged, no PyTorch file, or would run code ({reason})'
-        ) from error
-    if _is_state_dict(content):
-        state = {name.removeprefix('module.'): tensor for name, tensor in content.items()}
-        if all(name.startswith(('R.', 'E.E.')) for name in state):
-            network, contrast = from_official(state)
-            return Checkpoint({'params': network}, contrast, official=True)
-        return Checkpoint({'params': state}, None)
-    if isinstance(content, Mapping):
-        networks = {
-            key: {name.removeprefix('module.'): tensor for name, tensor in state.items()}
-            for key, state in content.items()
-            if key not in _EXTRAS and _is_state_dict(state)
-        }
-        if networks:
-            return Checkpoint(networks, *(content.get(key) for key in _EXTRAS))
-    raise InputError(
-        f'checkpoint {path} holds no network: expected a file of the toolbox (with `params` or `params_ema`) or of the '
-        'official AirNet release'
+    state = _renamed(state, lambda name: name.replace('_orig_mod.', ''))
+    networks: dict[str, StateDict] = {}
+    contrast: StateDict = {}
+    official = False
+    for anchor in ('restorer.head.weight', _OFFICIAL_ANCHOR):
+        for name in state:
+            if name != anchor and not name.endswith(f'.{anchor}'):
+                continue
+            prefix = name.removesuffix(anchor)
+            # Beside a wrapped network lies what belongs to the wrapper: losses, a discriminator.
+            inner = {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
+            if anchor == _OFFICIAL_ANCHOR:
+                inner, contrast = from_official(inner)
+                official = True
+            networks.setdefault(_param_key(prefix.replace('.', ' ')), inner)
+    if not networks:
+        networks['params'] = _renamed(state, lambda name: name.removeprefix('module.'))
+    return networks, contrast, official
+
+
+def _param_key(name: str) -> str:
+    """What BasicSR calls the network that others call ``name``."""
+    return 'params_ema' if re.search(r'(^|[^a-z])(ema|averaged?|avg)([^a-z]|$)', name.lower()) else 'params'
+
+
+def _is_state_dict(value: Any) -> bool:
+    """Whether it is meant as one: it holds tensors and no further dictionaries."""
+    return (
+        isinstance(value, Mapping)
+        and any(isinstance(v, Tensor) for v in value.values())
+        and not any(isinstance(v, Mapping) for v in value.values())
     )
 
 
-def write_checkpoint(path: str | PathLike, checkpoint: Checkpoint) -> None:
+def _state_dicts(content: Any, key: str = 'params', depth: int = 0) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """The state dicts in nested dictionaries, by the key that they lie under."""
+    if _is_state_dict(content):
+        yield key, content
+    elif isinstance(content, Mapping) and depth < 3:
+        known = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+        for inner in known or [key for key in content if key not in _EXTRAS]:
+            yield from _state_dicts(content[inner], str(inner), depth + 1)
+
+
+def read_checkpoint(path: str | PathLike) -> Checkpoint:
+    """Read a checkpoint of ours, of BasicSR or of the official release, however wrapped, without running code from it.
+
+    Raises:
+        InputError: The file is missing, damaged, holds more than tensors and plain values, or holds no network; the
+            message says what it is instead.
+    """
+    if is_matlab(path):
+        return Checkpoint({'params': read_matlab(path)}, None)
+    content, metadata = read_tensors(path)
+    return understand(content, metadata, f'checkpoint {fspath(path)}')
+
+
+def understand(content: Any, metadata: Mapping[str, str], source: str) -> Checkpoint:
+    """The checkpoint that a file's content is. ``source`` names the file in messages; raises as read_checkpoint."""
+    if isinstance(content, Mapping) and {'iter', 'optimizers'} <= content.keys():
+        raise InputError(
+            f'{source} is the state of a training run, which path:resume_state takes: the network lies in its models/, '
+            f'as net_g_{content["iter"]}.pth'
+        )
+    extras: dict[str, Any] = {}
+    if _is_state_dict(content):
+        content, extras = _without_extras(content)
+    elif isinstance(content, Mapping):
+        extras = {key: content[key] for key in _EXTRAS if content.get(key) is not None}
+    networks: dict[str, StateDict] = {}
+    contrast: StateDict = {}
+    official = False
+    for key, state in _state_dicts(content):
+        _check_tensors(state, source)
+        try:
+            found, found_contrast, is_official = networks_of(state)
+        except InputError as error:
+            raise InputError(f'{source}: {error}') from error
+        for inner, network in found.items():
+            networks.setdefault(inner if inner != 'params' else _param_key(key), network)
+        contrast = contrast or found_contrast
+        official = official or is_official
+    if not networks:
+        raise InputError(
+            f'{source} holds no network but {_described(content)}: expected a file of BasicSR (with `params` or '
+            '`params_ema`) or of the official AirNet release'
+        )
+    reference, facts = extras.get('reference'), _facts(extras.get('facts'), source)
+    facts |= {name: fact for name, fact in metadata.items() if name not in _OF_THE_NETWORK}
+    contrast = extras.get('contrast') or contrast
+    network = networks.get('params') or next(iter(networks.values()))
+    if contrast:
+        _check_contrast(contrast, network, source)
+    if reference:
+        _check_reference(reference, network, source)
+    return Checkpoint(networks, contrast or None, reference or None, official, facts)
+
+
+def _without_extras(state: Mapping[str, Tensor]) -> tuple[StateDict, dict[str, Any]]:
+    """A flat state dict, as safetensors are, and what lies in it under the names of our extras."""
+    network: StateDict = {}
+    extras: dict[str, Any] = {}
+    for name, tensor in state.items():
+        part, _, rest = str(name).partition('.')
+        if part == 'contrast':
+            extras.setdefault(part, {})[rest] = tensor
+        elif part == 'reference':
+            kind, _, key = rest.rpartition('.')
+            extras.setdefault(part, {}).setdefault(kind, {})[key] = tensor
+        else:
+            network[name] = tensor
+    return network, extras
+
+
+def _described(content: Any) -> str:
+    if isinstance(content, Mapping):
+        names = ', '.join(str(name)[:40] for name in list(content)[:5])
+        return f'a dictionary of {names}' if names else 'an empty dictionary'
+    return f'a {type(content).__name__}'
+
+
+def _check_tensors(state: Mapping[Any, Any], source: str) -> None:
+    """Raise InputError for what is no plain tensor in ``state``, or has no name."""
+    for name, tensor in state.items():
+        if not isinstance(name, str):
+            raise InputError(f'{source}: a tensor is named by {name!r}, which is no text')
+        if not isinstance(tensor, Tensor):
+            raise InputError(f'{source}: {name} is a {type(tensor).__name__}, not a tensor')
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+            kinds = {'quantized': tensor.is_quantized, 'nested': tensor.is_nested, 'without values': tensor.is_meta}
+            kind = next((kind for kind, so in kinds.items() if so), str(tensor.layout).removeprefix('torch.'))
+            raise InputError(f'{source}: {name} is a tensor of a kind that cannot be used here ({kind})')
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(f'{source}: {name} has shape {tuple(tensor.shape)}, more values than the file holds')
+
+
+def _check_contrast(contrast: Any, network: Mapping[str, Tensor], source: str) -> None:
+    if not _is_state_dict(contrast):
+        raise InputError(f'{source}: contrast is {_described(contrast)}, not a state dict')
+    _check_tensors(contrast, source)
+    expected = {f'key_{name}': tuple(tensor.shape) for name, tensor in network.items() if name.startswith('encoder.')}
+    found = {name: tuple(tensor.shape) for name, tensor in contrast.items()}
+    queue = found.pop('queue', ())
+    pointer = found.pop('queue_ptr', None)
+    if len(queue) != 2 or 0 in queue or not contrast['queue'].is_floating_point() or pointer != (1,):
+        raise InputError(f'{source}: the queue of its contrastive part is missing or damaged')
+    different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if different:
+        raise InputError(
+            f'{source}: the key encoder does not fit the encoder; {len(different)} tensors are missing, unknown or of '
+            f'another shape, among them {different[0]}'
+        )
+
+
+def _check_reference(reference: Any, network: Mapping[str, Tensor], source: str) -> None:
+    def refuse(what: str) -> None:
+        raise InputError(f'{source}: its reference embeddings are damaged ({what}); make them anew')
+
+    if not isinstance(reference, Mapping) or not all(isinstance(kind, Mapping) for kind in reference.values()):
+        refuse('no dictionary of dictionaries')
+    for name, kind in reference.items():
+        if not isinstance(name, str):
+            refuse(f'a kind is named {name!r}')
+        if any('.' in key for key in kind if isinstance(key, str)):
+            refuse(f'{name}: a name in it has a dot')
+        _check_tensors(kind, f'{source}: reference: {name}')
+        for key, tensor in kind.items():
+            if tensor.is_complex() or not tensor.float().isfinite().all():
+                refuse(f'{name}: {key} holds values that are no numbers')
+
+    def number(name: str, key: str, least: float) -> None:
+        value = reference[name].get(key)
+        if value is None or value.numel() != 1 or value.item() < least:
+            refuse(f'{name}: {key} is missing or no number of at least {least:g}')
+
+    head = network.get('restorer.head.weight')
+    features = 4 * head.shape[0] if head is not None and head.dim() == 4 else None
+    kinds = [name for name in reference if name != '_lda']
+    if not kinds:
+        refuse('it names no kind')
+    fitted = reference.get('_lda')
+    if fitted is not None:
+        projection = fitted.get('projection')
+        number('_lda', 'reach', 1e-12)
+        if projection is None or projection.dim() != 2 or features not in (None, projection.shape[0]):
+            refuse('_lda: projection is missing or of another size')
+    patches = 0
+    for name in kinds:
+        number(name, 'patch_size', 1)
+        if 'sigma' in reference[name]:
+            number(name, 'sigma', 0)
+        values = reference[name].get('mean' if fitted is not None else 'embeddings')
+        if fitted is not None and (values is None or tuple(values.shape) != (projection.shape[1],)):
+            refuse(f'{name}: mean is missing or of another size')
+        if fitted is None and (values is None or values.dim() != 2 or features not in (None, values.shape[1])):
+            refuse(f'{name}: embeddings are missing or of another size')
+        patches += len(values)
+    if fitted is None and patches <= len(kinds):
+        refuse('too few embeddings')
+
+
+def _facts(facts: Any, source: str) -> dict[str, str]:
+    if facts is None:
+        return {}
+    if not isinstance(facts, Mapping) or not all(isinstance(v, str) for pair in facts.items() for v in pair):
+        raise InputError(f'{source}: facts is {_described(facts)}, not a dictionary of texts')
+    return dict(facts)
+
+
+def write_checkpoint(path: str | PathLike, checkpoint: Checkpoint, metadata: Mapping[str, str] | None = None) -> None:
     """Write one of our files, which :func:`read_checkpoint` reads, whole or not at all.
+
+    Args:
+        path: A name that ends in ``.safetensors`` gives that format: a single network under its own names, as other
+            programs expect it, anything else below its key (``params_ema.``, ``contrast.``, ``reference.``).
+        checkpoint: What to write.
+        metadata: What a safetensors file is to say beside the checkpoint's facts: architecture and options.
 
     Raises:
         InputError: It cannot be written.
     """
     extras = {key: getattr(checkpoint, key) for key in _EXTRAS if getattr(checkpoint, key)}
-    save_whole(path, {**checkpoint.networks, **extras})
+    if not is_safetensors_name(path):
+        save_whole(path, {**checkpoint.networks, **extras})
+        return
+    metadata = {**extras.pop('facts', {}), **(metadata or {})}
+    alone = len(checkpoint.networks) == 1
+    networks = next(iter(checkpoint.networks.values())) if alone else checkpoint.networks
+    write_safetensors(path, dict(flattened({**networks, **extras})), metadata)
 
 
 def save_whole(path: str | PathLike, content: Any) -> None:
@@ -182,6 +385,35 @@ def preferred_network(checkpoint: Checkpoint) -> StateDict:
     return networks.get('params_ema') or networks.get('params') or next(iter(networks.values()))
 
 
+def differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What keeps ``state`` from being loaded where ``expected`` is, in words: names, shapes, kinds of numbers."""
+    faults = [f'{name} is missing' for name in expected if name not in state]
+    faults += [f'{name} is unknown to it' for name in state if name not in expected]
+    for name in expected:
+        if name not in state:
+            continue
+        given, wanted = state[name], expected[name]
+        if given.shape != wanted.shape:
+            faults.append(f'{name} has shape {tuple(given.shape)} instead of {tuple(wanted.shape)}')
+        # Counts may have been made halves of along with the weights; weights are never whole numbers.
+        elif given.is_complex() or (wanted.is_floating_point() and not given.is_floating_point()):
+            dtypes = (str(tensor.dtype).removeprefix('torch.') for tensor in (given, wanted))
+            faults.append(f'{name} holds {" instead of ".join(dtypes)}')
+    return faults
+
+
+def _fitting(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """``state``, or the part of it, below one prefix, that has all names of ``expected``."""
+    first = next(iter(expected), '')
+    for name in state:
+        if name.endswith(f'.{first}'):
+            prefix = name.removesuffix(first)
+            inner = {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
+            if expected.keys() == inner.keys():
+                return inner
+    return state
+
+
 def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: str | PathLike) -> None:
     """Load ``state``, read from ``path``, into ``net``; every tensor must be there, with the right shape, and no other.
 
@@ -189,17 +421,12 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: str | PathL
         InputError: Naming the tensors that are missing, unknown or of another shape. ``net`` is left as it was.
     """
     expected = net.state_dict()
-    faults = [f'{name} is missing' for name in expected if name not in state]
-    faults += [f'{name} is unknown to it' for name in state if name not in expected]
-    faults += [
-        f'{name} has shape {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}'
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
-    faults += [
-        f'{name} is {state[name].item()} instead of {expected[name].item()}'
-        for name in expected
-        if name.startswith(MADE_WITH) and name in state and not torch.equal(state[name].cpu(), expected[name].cpu())
+    state = _fitting(state, expected)
+    faults = differences(state, expected)
+    faults = faults or [
+        f'{name} is {state[name].item()} instead of {tensor.item()}'
+        for name, tensor in expected.items()
+        if name.startswith(MADE_WITH) and state[name].item() != tensor.item()
     ]
     if faults:
         shown = '; '.join(faults[:4]) + ('; ...' if len(faults) > 4 else '')

@@ -3,8 +3,9 @@
 import argparse
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from airnet_basicsr.network.checkpoints import (
 from airnet_basicsr.network.matconvnet import is_matlab
 from airnet_basicsr.network.momentum_contrast import MomentumContrast
 from airnet_basicsr.network.onnx_files import export_onnx
+from airnet_basicsr.network.tensor_files import is_safetensors_name, write_safetensors
 
 # The release keeps this many keys for each degradation of its training.
 KEYS_PER_DEGRADATION = 256
@@ -66,14 +68,21 @@ def info(path: str) -> list[str]:
         )
     if described.traits.wants_sigma:
         lines.append('told: the noise level (airnet restore --sigma)')
+    empty = [name for name, tensor in state.items() if not tensor.float().isfinite().all()]
+    if empty:
+        lines.append(f'warning: {len(empty)} tensors hold values that are no numbers, among them {empty[0]}')
+    lines += [f'{name}: {fact}' for name, fact in checkpoint.facts.items()]
     kinds = [name for name in checkpoint.reference or () if not name.startswith('_')]
     if described.architecture == 'AirNet':
         lines.append(f'explains: {", ".join(kinds) or "no reference embeddings"}')
     return lines
 
 
-def convert(source: str, target: str, to: str) -> None:
+def convert(source: str, target: str, to: str, facts: Mapping[str, str] = MappingProxyType({})) -> None:
     """Write ``source`` as a file of ours (``to='ours'``) or of the official release (``to='official'``).
+
+    A target that ends in ``.safetensors`` is written in that format, with ``facts`` (for people; :func:`info` prints
+    them) and the network's options as metadata.
 
     Our files keep key encoder and queue, so that the way back gives the same tensors bit by bit. A file of ours that
     never had them gets a copy of the encoder and a queue of random keys, as at the start of a training.
@@ -83,8 +92,8 @@ def convert(source: str, target: str, to: str) -> None:
     """
     checkpoint = read_checkpoint(source)
     if to == 'ours':
-        recognise.load(preferred_network(checkpoint), f'checkpoint {source}')
-        write_checkpoint(target, checkpoint)
+        described = recognise.load(preferred_network(checkpoint), f'checkpoint {source}')
+        write_checkpoint(target, _with(checkpoint, facts), described.metadata)
         return
     described, network = recognise.load_airnet(preferred_network(checkpoint), f'checkpoint {source}')
     if not described.can_embed:
@@ -97,29 +106,44 @@ def convert(source: str, target: str, to: str) -> None:
     if contrast is None:
         size = KEYS_PER_DEGRADATION * max(RELEASES)
         contrast = MomentumContrast(network.encoder, queue_size=size, momentum=0.999).state_dict()
-    save_whole(target, to_official(preferred_network(checkpoint), contrast))
+    state = to_official(preferred_network(checkpoint), contrast)
+    if is_safetensors_name(target):
+        write_safetensors(target, state, {**checkpoint.facts, **facts, **described.metadata})
+    elif facts:
+        raise InputError(
+            f"{target}: the release's files hold no facts; end its name in .safetensors, or leave them out"
+        )
+    else:
+        save_whole(target, state)
 
 
-def slim(source: str, target: str) -> None:
-    """Write a file for inference only: the averaged network where there is one, in float16.
+def _with(checkpoint: Checkpoint, facts: Mapping[str, str]) -> Checkpoint:
+    return checkpoint._replace(facts={**checkpoint.facts, **facts})
+
+
+def slim(source: str, target: str, facts: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write a file for inference only: the averaged network where there is one, in float16; ``facts`` as for convert.
 
     Of the encoder only what restoring needs stays, or all of it where reference embeddings ask for it.
     Raises InputError where a file cannot be read or written.
     """
     checkpoint = read_checkpoint(source)
     state = preferred_network(checkpoint)
-    recognise.load(state, f'checkpoint {source}')
+    described = recognise.load(state, f'checkpoint {source}')
     kept: StateDict = {
         name: _half(tensor, f'{name} of checkpoint {source}')
         for name, tensor in state.items()
         if checkpoint.reference or not name.startswith(recognise.EMBEDDING_PARTS)
     }
-    write_checkpoint(target, Checkpoint({'params': kept}, None, checkpoint.reference))
+    small = checkpoint._replace(networks={'params': kept}, contrast=None, official=False)
+    write_checkpoint(target, _with(small, facts), described.metadata)
 
 
 def _half(tensor: Tensor, name: str) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
+    if not tensor.float().isfinite().all():
+        raise InputError(f'{name} has values that are no numbers: the training that made it went wrong')
     half = tensor.half()
     if not half.isfinite().all():
         raise InputError(f'{name} has values beyond float16: the file cannot be made small')
@@ -140,19 +164,55 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
+    def command(name: str, text: str, default: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument('model', metavar='MODEL')
-        if name != 'info':
-            sub.add_argument('-o', '--output', required=True, metavar='FILE')
+        if default:
+            sub.add_argument('-o', '--output', metavar='FILE', help=f'default: MODEL without its ending, and {default}')
+        if name in ('convert', 'slim'):
+            sub.add_argument(
+                '--fact',
+                action='append',
+                default=[],
+                type=_fact,
+                metavar='NAME=TEXT',
+                help='what `info` is to say of it, as in --fact licence=Apache-2.0; may be repeated',
+            )
         return sub
 
     command('info', 'print what a file is: network, size, training facts, hash')
-    sub = command('convert', "between this project's checkpoints and the official release's")
+    sub = command(
+        'convert',
+        "between this project's checkpoints and the official release's, and to safetensors, by the ending of FILE",
+        '.safetensors, or _official.pth',
+    )
     sub.add_argument('--to', choices=('ours', 'official'), required=True)
-    command('slim', 'a small file for inference only')
-    command('export', 'to ONNX, of any height and width; airnet restore -m FILE.onnx runs it')
+    command('slim', 'a small file for inference only', '_slim.safetensors')
+    command('export', 'to ONNX, of any height and width; airnet restore -m FILE.onnx runs it', '.onnx')
     return parser
+
+
+def _fact(text: str) -> tuple[str, str]:
+    name, equals, fact = text.partition('=')
+    if not (name.strip() and equals) or name.strip() in ('architecture', 'options'):
+        raise argparse.ArgumentTypeError(f'{text!r} is no NAME=TEXT')
+    return name.strip(), fact.strip()
+
+
+def _output(args: argparse.Namespace) -> str:
+    """Where to write, by default beside the model; raises InputError where that would be in its place."""
+    endings = {'slim': '_slim.safetensors', 'export': '.onnx'}
+    if args.output is None:
+        ending = endings.get(args.command) or ('.safetensors' if args.to == 'ours' else '_official.pth')
+        target = Path(args.model).with_suffix('')
+        target = target.with_name(target.name + ending)
+        if target == Path(args.model):
+            raise InputError(f'{target} is the model itself: name another file with -o')
+        return str(target)
+    if (args.command == 'export') != args.output.lower().endswith('.onnx'):
+        wanted = '.onnx' if args.command == 'export' else '.safetensors or .pth'
+        raise InputError(f'{args.output}: name a file that ends in {wanted}, by which other commands know its format')
+    return args.output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,13 +222,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == 'info':
         print('\n'.join(info(args.model)))
         return 0
+    target = _output(args)
     if args.command == 'convert':
-        convert(args.model, args.output, args.to)
+        convert(args.model, target, args.to, dict(args.fact))
     elif args.command == 'slim':
-        slim(args.model, args.output)
+        slim(args.model, target, dict(args.fact))
     else:
-        export(args.model, args.output)
-    print(f'{args.output}: {Path(args.output).stat().st_size:,} bytes')
+        export(args.model, target)
+    print(f'{target}: {Path(target).stat().st_size:,} bytes')
     return 0
 
 

@@ -52,7 +52,7 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
         sigma = getattr(dataset.degradations.get(name), 'sigma', None)
         if isinstance(sigma, int | float):  # and no range
             reference[name]['sigma'] = torch.tensor(float(sigma))
-    write_checkpoint(target, checkpoint._replace(reference=reference))
+    write_checkpoint(target, checkpoint._replace(reference=reference), described.metadata)
 
 
 def _embed(model: AirNet, patches: list[Tensor]) -> Tensor:
