@@ -131,6 +131,8 @@ def _fault_of_archive(content: bytes) -> str | None:
             if len(set(names)) < len(names):
                 return damaged.format('it holds two parts of one name')
             for member in members:
+                if member.external_attr & 0x10:  # marked as a folder: PyTorch would leave its memory unset
+                    return damaged.format(f'{member.filename} is marked as a folder')
                 if member.CRC:  # PyTorch does not look at them; where it was told to leave them out, they are 0
                     archive.read(member)
     except (zipfile.BadZipFile, zlib.error, struct.error) as error:
