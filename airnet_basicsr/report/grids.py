@@ -106,9 +106,12 @@ def paper_grid(table: dict[str, Any]) -> Grid:
         if 'compared_with' in row:
             add('detail', f'difference to {row["compared_with"]}, published', cells, _difference)
     title = table['title']
-    if table['number']:
+    if isinstance(table['number'], int):
         title = f'Table {table["number"]} of the paper: {title[0].lower()}{title[1:]}'
-    return Grid(f'{title} (PSNR in dB/SSIM)', header, rows, 2, table['warnings'], table['remarks'])
+    remarks = (
+        [*table['remarks'], f'Sources: {table["source"]}.'] if isinstance(table['number'], str) else table['remarks']
+    )
+    return Grid(f'{title} (PSNR in dB/SSIM)', header, rows, 2, table['warnings'], remarks)
 
 
 def measurement_grid(run: dict[str, Any]) -> Grid:

@@ -11,7 +11,7 @@ from airnet_basicsr.report.grids import GAP, Grid
 from airnet_basicsr.report.tables import plain
 
 CAPTION = (
-    'Rows marked "published" are the figures printed in the paper; all others were measured by this software. '
+    'Rows marked "published" are figures that papers print; all others were measured by this software. '
     'Differences are to the named published row. 95 % confidence: half the width of the interval of the mean, from '
     f"Student's t over images. {GAP}: not measured, or not published. *: images without a finite value are left out."
 )

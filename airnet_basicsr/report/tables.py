@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.report.published import SOURCE, TABLES, PublishedTable
+from airnet_basicsr.report.published import SOURCE, TABLES, Cell, PublishedTable
 from airnet_basicsr.report.runs import Mean, Pair, Run, describe_making, describe_metric
 
 QUANTITIES = ('psnr', 'ssim')
@@ -18,8 +18,9 @@ QUANTITIES = ('psnr', 'ssim')
 def paper_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The paper's tables that the runs belong to, and one of all datasets that are in none of these.
 
-    A run belongs to the table that its option file names (``paper: {table: N}``), else to all that have one of its
-    datasets. In a table that is shown at all, all runs with one of its datasets have rows.
+    A run belongs to the table that its option file names (``paper: {table: N}``), else to all of the paper that have
+    one of its datasets, and to those of later settings all of whose datasets it has. In a table that is shown at all,
+    all runs with one of its datasets have rows.
 
     Raises:
         InputError: A run names a table or row that the paper does not have.
@@ -28,13 +29,19 @@ def paper_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for run in runs:
         number = run.paper.get('table')
         _check_paper(run)
-        wanted |= {number} if number else {n for n, table in TABLES.items() if set(table.columns) & set(run.images)}
-    tables = [_table(TABLES[number], runs) for number in sorted(wanted)]
+        wanted |= {number} if number else {n for n, table in TABLES.items() if _belongs(table, run)}
+    tables = [_table(table, runs) for number, table in TABLES.items() if number in wanted]
     shown = {column['dataset'] for table in tables for column in table['columns']}
     others = {name: name for run in runs for name in run.images if name not in shown}
     if others:
-        tables.append(_table(PublishedTable(0, 'Datasets that these tables do not have', others, {}, '', {}), runs))
+        tables.append(_table(PublishedTable(0, 'Datasets that these tables do not have', others, {}, '', {}, {}), runs))
     return tables
+
+
+def _belongs(table: PublishedTable, run: Run) -> bool:
+    """By one dataset to a table of the paper; to one of a later setting, whose sets are others' too, by all."""
+    columns = set(table.columns)
+    return bool(columns & set(run.images)) if table.is_the_paper_s else columns <= set(run.images)
 
 
 def _check_paper(run: Run) -> None:
@@ -88,7 +95,7 @@ def _table(paper: PublishedTable, runs: Sequence[Run]) -> dict[str, Any]:
     return {
         'number': paper.number or None,
         'title': paper.title,
-        'source': SOURCE if paper.rows else None,
+        'source': _source(paper),
         'columns': [{'dataset': name, 'heading': heading} for name, heading in paper.columns.items()],
         'with_average': bool(paper.averages),
         'rows': rows + shown + measured,
@@ -97,13 +104,26 @@ def _table(paper: PublishedTable, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def _source(paper: PublishedTable) -> str | None:
+    if not paper.rows:
+        return None
+    rows: dict[str, list[str]] = {}
+    for name, source in paper.sources.items():
+        rows.setdefault(source, []).append(name)
+    return (
+        SOURCE if paper.is_the_paper_s else '; '.join(f'{", ".join(names)}: {source}' for source, names in rows.items())
+    )
+
+
 def _figures(row: dict[str, Any]) -> tuple[Any, ...]:
     means = [cell and [cell[quantity] and cell[quantity]['value'] for quantity in QUANTITIES] for cell in row['cells']]
     return row['protocol'], means
 
 
-def _published(values: tuple[float, float] | None) -> dict[str, Any] | None:
-    return values and {name: {'value': value} for name, value in zip(QUANTITIES, values, strict=True)}
+def _published(values: Cell | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    return {name: None if value is None else {'value': value} for name, value in zip(QUANTITIES, values, strict=True)}
 
 
 def _by_making(run: Run, columns: Sequence[str]) -> dict[tuple[str | None, int, int], list[str]]:
@@ -181,7 +201,8 @@ def _subtract(cells: Sequence[dict[str, Any] | None], published: Sequence[dict[s
     for cell, other in zip(cells, published, strict=True):
         for quantity in QUANTITIES:
             if cell and cell[quantity]:
-                difference = cell[quantity]['value'] - other[quantity]['value'] if other else math.nan
+                theirs = other[quantity] if other else None
+                difference = cell[quantity]['value'] - theirs['value'] if theirs else math.nan
                 cell[quantity]['difference'] = difference if math.isfinite(difference) else None
 
 
