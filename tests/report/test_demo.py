@@ -13,6 +13,10 @@ from airnet_basicsr.report import demo
 @pytest.fixture(scope='module')
 def datasets(tmp_path_factory):
     folder = tmp_path_factory.mktemp('demo') / 'demo'
+    try:
+        demo.photographs()
+    except OSError as error:  # scikit-image downloads one of them, once
+        pytest.skip(f'offline: {error}')
     demo.make_datasets(folder)
     return folder
 

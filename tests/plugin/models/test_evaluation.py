@@ -30,7 +30,7 @@ METRICS = {
     'psnr_release': {'type': 'calculate_psnr_release'},
     'ssim_release': {'type': 'calculate_ssim_release'},
 }
-TORCHRUN = ('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29641')
+TORCHRUN = ('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
 
 
 @pytest.fixture(scope='module')
