@@ -8,7 +8,7 @@ from types import TracebackType
 from airnet_basicsr.errors import end_in_one_line, explain
 
 _last_acts: list[Callable[[], None]] = []
-_explain = None
+_explain: Callable[[type[BaseException], BaseException, TracebackType | None], object] | None = None
 
 
 def handle_errors() -> None:
@@ -37,6 +37,7 @@ def _save_and_explain(kind: type[BaseException], error: BaseException, trace: Tr
     while _last_acts:
         _last_acts.pop()()
     _log(kind, error, trace)
+    assert _explain is not None, 'handle_errors() set it with this hook'
     _explain(kind, error, trace)
 
 

@@ -250,7 +250,8 @@ def make_jobs(found: Found, skip: bool, progress: Iterator) -> tuple[list[Job], 
             failures.append(Failure(path, f'is {w}x{h}, its clean image {clean} {w0}x{h0}: not the same picture'))
             broken.add(path)
         else:
-            target[clean] = tuple(map(min, target[clean], sizes[1][key]))
+            h, w = map(min, target[clean], sizes[1][key])
+            target[clean] = h, w
             paired.add(clean)
     if len(found.files) > 1 and not found.shared:
         for path, key, _ in found.files[0]:

@@ -9,6 +9,7 @@ import itertools
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ def _run(function: str, problem: _Problem) -> None:
         raise MemoryError('not enough memory for the buffers of the deformable convolution')
 
 
-def _new(batch: int, channels: int, height: int, width: int, like: Tensor) -> Tensor:
+def _new(batch: int, channels: int, height: int, width: int, *, like: Tensor) -> Tensor:
     return torch.empty(batch, channels, height, width, dtype=like.dtype, memory_format=torch.channels_last)
 
 
@@ -134,12 +135,12 @@ def _(
     return _new(*x.shape, like=x), torch.empty_like(offset), torch.empty_like(mask), weight.new_empty(weight.shape)
 
 
-def _setup(ctx, inputs, output) -> None:  # noqa: ANN001
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
     *tensors, ctx.window = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _gradients(ctx, grad_out: Tensor) -> tuple:  # noqa: ANN001
+def _gradients(ctx: Any, grad_out: Tensor) -> tuple:
     return *_backward(grad_out, *ctx.saved_tensors, ctx.window), None
 
 
