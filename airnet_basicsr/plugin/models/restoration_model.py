@@ -2,9 +2,6 @@
 
 import copy
 import inspect
-import os
-import sys
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -12,45 +9,24 @@ from typing import Any
 
 import torch
 from basicsr.archs import ARCH_REGISTRY
-from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger, imwrite, tensor2img
-from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.network.checkpoints import load_strictly, read_checkpoint
 from airnet_basicsr.plugin import compute
 from airnet_basicsr.plugin.data_order import data_order
-from airnet_basicsr.plugin.models import resuming, training_state
-from airnet_basicsr.plugin.models.best_network import BestNetwork
-from airnet_basicsr.plugin.models.embeddings import Embeddings, can_embed
-from airnet_basicsr.plugin.models.interruption import EXIT_STATUS, interruption
+from airnet_basicsr.plugin.models import resuming
 from airnet_basicsr.plugin.models.muon import MuonAdam, convolutions
-from airnet_basicsr.plugin.models.processes import gather
-from airnet_basicsr.plugin.models.records import Records, begin_record, name_of, plain
+from airnet_basicsr.plugin.models.resumable_model import ResumableModel
 from airnet_basicsr.plugin.models.schedules import WarmupCosineLR
-from airnet_basicsr.plugin.models.steps import Steps
-from airnet_basicsr.plugin.models.tiling import Tiles
 from airnet_basicsr.plugin.models.training_log import TrainingLog
-from airnet_basicsr.plugin.models.validation import (
-    Metrics,
-    evaluating,
-    means,
-    share_of,
-    share_statistics,
-    warn_of_no_number,
-)
 from airnet_basicsr.plugin.options import TRAIN_KEYS, check_keys, require
-from airnet_basicsr.plugin.programs import at_failure
 
 
 @MODEL_REGISTRY.register()
-class RestorationModel(SRModel):
+class RestorationModel(ResumableModel):
     """SRModel that resumes to the bit, survives interruptions, and keeps what a test finds out about each image.
 
     It takes batches of MultiDegradationDataset and of BasicSR's paired datasets. A network that gives several images in
@@ -88,7 +64,7 @@ class RestorationModel(SRModel):
         'sync_bn',
     }
     LOGGER_KEYS = frozenset(('print_freq', 'save_checkpoint_freq', 'use_tb_logger', 'wandb', 'keep_last', 'keep_best'))
-    BATCH = ('lq', 'gt', 'kinds')  # attributes that hold a training batch, image by image
+    BATCH: tuple[str, ...] = ('lq', 'gt', 'kinds')  # attributes that hold a training batch, image by image
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.opt = opt
@@ -113,12 +89,7 @@ class RestorationModel(SRModel):
             raise InputError('option train: name a loss, `pixel_opt` or `perceptual_opt`')
 
     def init_training_settings(self) -> None:
-        self.steps = Steps(self.opt['train'], self.device)
         self.log = TrainingLog(self.opt, self.device)
-        self.best = BestNetwork(self.opt)
-        self.completed: int | None = None  # the last iteration, between it and the next
-        interruption.can_save = True
-        at_failure(self._save_what_is_done)
         super().init_training_settings()
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
@@ -151,20 +122,6 @@ class RestorationModel(SRModel):
         total_iter = int(train_opt['total_iter'])
         self.schedulers += [WarmupCosineLR(optimizer, total_iter, **options) for optimizer in self.optimizers]
 
-    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
-        networks = read_checkpoint(load_path).networks
-        if param_key not in networks:
-            # As BasicSR does where a file holds no average; a bare state dict counts as `params` too.
-            param_key = 'params' if 'params' in networks else next(iter(networks))
-        net = self.get_bare_model(net)
-        get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, with param key: [{param_key}].')
-        state = networks[param_key]
-        if strict:
-            load_strictly(net, state, load_path)
-        else:
-            self._print_different_keys_loading(net, state, strict)
-            net.load_state_dict(state, strict=False)
-
     # ---- An iteration ----------------------------------------------------------------------------------------------
 
     def feed_data(self, data: dict[str, Any]) -> None:
@@ -185,19 +142,6 @@ class RestorationModel(SRModel):
         images = images.flatten(0, 1) if images.dim() == 5 else images
         # All feature maps take the input's memory format over.
         return images.contiguous(memory_format=memory_format or self.memory_format)
-
-    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """As BasicSR does; before that, the place between two iterations where an interrupted run leaves."""
-        if current_iter > 1 and interruption.agreed(self.device):
-            self.save(data_order.epoch, current_iter - 1)
-            get_root_logger().warning(
-                f'Interrupted by {interruption.name or "another process"} after iteration {current_iter - 1}: '
-                f'saved. --auto_resume resumes from here. Exit status {EXIT_STATUS}.'
-            )
-            if self.opt['dist']:
-                distributed.barrier()  # launchers end the others once one has left, even the one that saves
-            sys.exit(EXIT_STATUS)
-        super().update_learning_rate(current_iter, warmup_iter)
 
     def optimize_parameters(self, current_iter: int) -> None:
         data_order.use(self.items)
@@ -270,203 +214,18 @@ class RestorationModel(SRModel):
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
 
-    # ---- Saving and resuming ---------------------------------------------------------------------------------------
+    # ---- The log ----
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        """Network and training state of one iteration, or neither: where the disk is full, training continues.
-
-        Raises:
-            InputError: It was the end of training (``current_iter`` -1) and the network could not be written.
-        """
-        self.random_state_of_ranks = gather(training_state.random_state())
-        try:
-            super().save(epoch, current_iter)
-        except OSError as error:
-            message = f'the checkpoint could not be written to {self.opt["path"]["experiments_root"]}: {error}.'
-            if current_iter == -1:
-                raise InputError(f'{message} Make room and run again with --auto_resume.') from error
-            get_root_logger().error(f'{message} Training goes on; the last good checkpoint is kept.')
-            return
-        keep_last = self.opt['logger'].get('keep_last')
-        if keep_last and self.opt['rank'] == 0:
-            training_state.prune(self.opt['path']['training_states'], self.opt['path']['models'], keep_last)
-
-    def _save_what_is_done(self) -> None:
-        """After an error between two iterations (a broken image, say), nothing that was computed is lost."""
-        # Alone: the other processes of a distributed run cannot be asked any more.
-        if self.completed is not None and not self.opt['dist']:
-            self.save(data_order.epoch, self.completed)
-            if os.path.isfile(os.path.join(self.opt['path']['training_states'], f'{self.completed}.state')):
-                print(f'Saved after iteration {self.completed}; --auto_resume resumes from here.', file=sys.stderr)
-
-    @master_only
-    def save_network(
-        self, net: Any, net_label: str, current_iter: int | str, param_key: str | list[str] = 'params'
-    ) -> None:
-        folder = self.opt['path']['models']
-        with training_state.written_aside(folder) as aside:
-            self.opt['path']['models'] = aside
-            try:
-                super().save_network(net, net_label, current_iter, param_key)
-            finally:
-                self.opt['path']['models'] = folder
-            if not os.listdir(aside):
-                raise OSError('nothing was written')
-
-    @master_only
-    def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """BasicSR's training state and all else that the next iteration depends on (its own leaves that out)."""
-        if current_iter == -1:
-            return
-        network = os.path.join(self.opt['path']['models'], f'net_g_{current_iter}.pth')
-        state = {'epoch': epoch, 'iter': current_iter, **self.training_state()}
-        state['network_digest'] = training_state.digest(network)
-        with training_state.written_aside(self.opt['path']['training_states']) as aside:
-            torch.save(state, os.path.join(aside, f'{current_iter}.state'))
-
-    def training_state(self) -> dict[str, Any]:
-        """Hook: what the next iteration depends on beside the network, as plain data and tensors."""
-        return {
-            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
-            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
-            **self.steps.state_dict(),
-            'random': self.random_state_of_ranks,
-            'manual_seed': self.opt['manual_seed'],
-            'drawn': data_order.drawn * self.opt['world_size'],
-            'best': {'by_dataset': getattr(self, 'best_metric_results', {}), 'mean': self.best.mean},
-            'options': self.options,
-        }
-
-    def resume_training(self, resume_state: dict[str, Any]) -> None:
-        path = self.opt['path']['resume_state']
-        resuming.load_optimizers(self, resume_state, path)
-        resuming.warn_of_changes(self.options, resume_state, path)
-        if 'random' not in resume_state:  # BasicSR's own models save no more
-            return
-        self.steps.load_state_dict(resume_state)
-        self.best_metric_results = resume_state['best']['by_dataset']
-        self.best.mean = resume_state['best']['mean']
-        ranks = resume_state['random']
-        if self.opt['rank'] < len(ranks):  # more processes than before: the new ones have their own seeds
-            state = ranks[self.opt['rank']]
-            data_order.restore_random_state(lambda: training_state.set_random_state(state))
-
-    # ---- Validating and testing ------------------------------------------------------------------------------------
-
-    def _prepare_evaluation(self) -> None:
-        val = self.opt.get('val') or {}
-        self.metrics, self.tiles = Metrics(val.get('metrics')), Tiles(val)
-        self.progress_bar = bool(val.get('pbar', not self.is_train)) and self.opt['rank'] == 0 and sys.stderr.isatty()
-        self.records = self.embeddings = None
-        net = self.get_bare_model(self.net_g)
-        self.memory_format = compute.memory_format(net, self.device, self.opt)
-        if self.is_train:
-            return
-        if not self.opt['path'].get('pretrain_network_g') and any(True for _ in net.parameters()):
-            get_root_logger().warning('path:pretrain_network_g names no checkpoint: the network is an untrained one.')
-        self.records = Records(self.opt, net, self.device)
-        if can_embed(net):
-            self.embeddings = Embeddings(self.records.folder)
-
-    def test(self) -> None:
-        with evaluating(self.tested_network()), torch.no_grad():
-            self.restore()
-
-    def restore(self) -> None:
-        """Set ``output``, the restored images, from ``lq`` (both B x C x H x W)."""
-        net = self.tested_network()
-        self.output = self.tiles.restore(net, self.lq, lambda images: _first(net(images)))
-
-    def tested_network(self) -> nn.Module:
-        return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
-
-    def nondist_validation(self, dataloader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        self.dataset = dataloader.dataset
-        name = self.dataset.opt['name']
-        images = share_of(dataloader, self.opt)
-        # The shares may differ in length, and DistributedDataParallel would exchange buffers at each image.
-        wrapped, self.net_g = self.net_g, self.get_bare_model(self.net_g)
-        measured = []
-        for place, data in tqdm(images, total=len(self.dataset), unit='image', disable=not self.progress_bar):
-            measured.append((place, self._validate_image(place, data, current_iter, save_img)))
-        self.net_g = wrapped
-        if self.embeddings:
-            self.embeddings.write(name, self.opt['rank'] == 0)
-        if self.metrics.described:
-            self.metric_results = means(measured)
-            self._initialize_best_metric_results(name)
-            for metric, value in self.metric_results.items():
-                self._update_best_metric_result(name, metric, value, current_iter)
-            self._log_validation_metric_values(current_iter, name, tb_logger)
-
-    def dist_validation(self, dataloader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
-        share_statistics(self.get_bare_model(self.net_g), getattr(self, 'net_g_ema', None))
-        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
-
-    def _validate_image(self, place: int, data: dict[str, Any], current_iter: Any, save_img: bool) -> dict[str, float]:
-        """Restore the image, save it, write its record; its metrics."""
-        name, image = self.dataset.opt['name'], name_of(data['lq_path'])
-        self.metrics.check(name, 'gt' in data)
-        self.feed_data(data)
-        record = begin_record(self.dataset, place, data, self.lq) if self.records else None
-        self._synchronize()
-        started = time.perf_counter()
-        self.test()
-        self._synchronize()
-        seconds = time.perf_counter() - started
-        if self.embeddings:
-            with evaluating(self.tested_network()):
-                self.embeddings.add(self.tested_network(), self.lq, record)
-        visuals = self.get_current_visuals()
-        del self.lq, self.output
-        if 'gt' in data:
-            del self.gt
-        if not visuals['result'].isfinite().all():
-            get_root_logger().warning(
-                f'{name}: the network gave values that are no numbers for {image}; in 8 bits they are 0.'
-            )
-        values = self.metrics.of(visuals['result'], visuals.get('gt'))
+    def show(self, visuals: dict[str, Tensor]) -> None:
         if self.is_train:
             self.log.show(visuals)
-        if self.records:
-            same_size = visuals['lq'].shape == visuals['result'].shape
-            degraded = self.metrics.of(visuals['lq'], visuals.get('gt')) if same_size else {}
-            measured = {'metrics': plain(values), 'input': plain(degraded)}
-            self.records.add({**record, **measured, 'seconds': seconds, 'tile': self.tiles.used})
-            warn_of_no_number(name, image, values)
-        if save_img:
-            imwrite(tensor2img([visuals['result']]), self._picture_path(name, image, current_iter))
-        return values
-
-    def _picture_path(self, dataset: str, image: str, current_iter: Any) -> str:
-        folder = self.opt['path']['visualization']
-        if self.is_train:
-            return os.path.join(folder, image, f'{image}_{current_iter}.png')
-        return os.path.join(folder, dataset, f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png')
-
-    def _synchronize(self) -> None:
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize()
 
     def _log_validation_metric_values(self, current_iter: int, dataset_name: str, tb_logger: Any) -> None:
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
-        if not self.is_train:
-            return
-        self.log.write(tb_logger, dataset_name, current_iter, self.more_pictures())
-        if self.best.improved(dataset_name, self.metric_results):
-            get_root_logger().info(
-                f'The best mean {self.best.metric} so far, {self.best.mean:.4f}, at iteration {current_iter}.'
-            )
-            networks = {'params': self.net_g, **({'params_ema': self.net_g_ema} if self.ema_decay > 0 else {})}
-            try:
-                self.save_network(list(networks.values()), 'net_g', f'best_{self.best.metric}', list(networks))
-            except OSError as error:
-                get_root_logger().error(f'The best network could not be written: {error}. Training goes on.')
+        if self.is_train:
+            self.log.write(tb_logger, dataset_name, current_iter, self.more_pictures())
+            self.keep_if_best(dataset_name, current_iter)
 
     def more_pictures(self) -> Iterator[tuple[str, Tensor]]:
         """Hook: pictures for TensorBoard by name (C x H x W), beside those of each validation set."""
         yield from ()
-
-
-def _first(outputs: Tensor | Sequence[Tensor]) -> Tensor:
-    return outputs if isinstance(outputs, Tensor) else outputs[0]

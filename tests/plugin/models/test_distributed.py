@@ -1,17 +1,21 @@
 """Several processes on a CPU (gloo) against one."""
 
+import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from basicsr.models import build_model
 from basicsr.utils.dist_util import init_dist
-from conftest import ROOT, run_python
+from conftest import ROOT, run_python, write_image
 from small_run import write_options
 
 from airnet_basicsr.errors import InputError
@@ -165,20 +169,59 @@ VAL = """    name: val
 """
 
 
-def test_a_signal_to_one_process_saves_once_and_ends_all(folder):
-    write_options(folder, total_iter=100000, print_freq=1)
+def started(folder):
+    """A training run in two processes, each with a data worker, that has begun; the launcher's process."""
+    write_options(folder, total_iter=100000, print_freq=1, num_worker_per_gpu=1)
     command = [sys.executable, *TORCHRUN, '-m', 'airnet_basicsr.train', '-opt', 'run.yml', '--launcher', 'pytorch']
     with open(folder / 'log', 'w') as log:
         process = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, env={**os.environ, 'OMP_NUM_THREADS': '1'}
         )
-        import time
+    while not re.search(r'iter: +9, lr', (folder / 'log').read_text()):
+        assert process.poll() is None, (folder / 'log').read_text()[-3000:]
+        time.sleep(0.05)
+    return process
 
-        while not re.search(r'iter: +9, lr', (folder / 'log').read_text()):
-            assert process.poll() is None, (folder / 'log').read_text()[-3000:]
-            time.sleep(0.05)
-        process.terminate()
-        process.wait(90)
+
+def assert_saved_once(folder):
     text = (folder / 'log').read_text()
-    (reached,) = re.findall(r'Interrupted by \w+ after iteration (\d+): saved', text)
-    assert (folder / f'experiments/run/training_states/{reached}.state').is_file()
+    (reached,) = re.findall(r'Interrupted by .* after iteration (\d+): saved', text)
+    state = torch.load(folder / f'experiments/run/training_states/{reached}.state', weights_only=True)
+    assert len(state['random']) == 2
+    assert 'Out of memory' not in text and 'died' not in text
+
+
+def test_a_signal_to_the_launcher_ends_all_groups_of_processes_with_a_checkpoint(folder):
+    """torchrun hands it on to every process and its data workers, which BasicSR starts by spawn."""
+    process = started(folder)
+    process.terminate()
+    process.wait(90)
+    assert_saved_once(folder)
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='finds the process through /proc')
+def test_a_signal_to_one_process_makes_both_leave_after_the_same_iteration(folder):
+    process = started(folder)
+    ranks = {}
+    for child in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split():
+        environment = Path(f'/proc/{child}/environ').read_bytes().split(b'\0')
+        ranks.update({value: int(child) for value in environment if value.startswith(b'RANK=')})
+    os.kill(ranks[b'RANK=1'], signal.SIGTERM)  # the other one, which saves, knows nothing of it
+    process.wait(90)
+    assert_saved_once(folder)
+
+
+def test_more_processes_than_images(folder, photos):
+    """The one that has no image counts nothing: not even infinity times zero."""
+    write_image(folder / 'clean/one.png', photos['coffee2'])
+    roots = {'dataroot_gt': 'clean', 'dataroot_lq': 'clean'}
+    opt = {'name': 'one', 'model_type': 'NoRestoration', 'scale': 1, 'num_gpu': 0, 'manual_seed': 0, 'path': {}}
+    opt['datasets'] = {
+        'test': {'name': 'one', 'type': 'DegradationTestDataset', 'degradation': {'type': 'PairedImages', **roots}}
+    }
+    opt['val'] = {'save_img': True, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}
+    (folder / 'test.yml').write_text(yaml.safe_dump(opt))
+    output = run(folder, *TORCHRUN, '-m', 'airnet_basicsr.test', '-opt', 'test.yml', '--launcher', 'pytorch')
+    assert re.findall(r'# psnr: (\S+)', output) == ['inf']
+    (line,) = (folder / 'results/one/per_image.jsonl').read_text().splitlines()
+    assert json.loads(line)['metrics'] == {'psnr': 'inf'}

@@ -1,6 +1,7 @@
 """What every network gets in training: tested with AirNet and with rivals."""
 
 import copy
+import io
 import json
 import logging
 import math
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.models.interruption import NUMBERS, interruption
 from airnet_basicsr.plugin.models.restoration_model import RestorationModel
+from airnet_basicsr.plugin.models.training_state import prune
 from airnet_basicsr.plugin.options import load_options
 from basicsr import train
 
@@ -66,6 +68,18 @@ def run(tmp_path, paper_datasets, monkeypatch):
         return torch.load(models / 'net_g_latest.pth', weights_only=True)
 
     return train_with
+
+
+@pytest.fixture
+def said():
+    """Gives what BasicSR's logger has said so far."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+    logger = logging.getLogger('basicsr')
+    logger.addHandler(handler)
+    yield stream.getvalue
+    logger.removeHandler(handler)
 
 
 def built(name: str, folder, paper_datasets, monkeypatch, **changes):
@@ -145,8 +159,7 @@ def test_random_numbers_of_the_network_are_resumed_in_mid_epoch_and_at_its_end(r
     assert_same(run(opt, '--auto_resume'), undisturbed)
 
 
-def test_what_has_changed_in_the_option_file_is_said(run, tmp_path, caplog):
-    caplog.set_level(logging.INFO, 'basicsr')
+def test_what_has_changed_in_the_option_file_is_said(run, tmp_path, said):
     opt = options('NAFNet', tmp_path)
     run(copy.deepcopy(opt))
     opt['train']['optim_g']['lr'] = 0.002
@@ -154,9 +167,9 @@ def test_what_has_changed_in_the_option_file_is_said(run, tmp_path, caplog):
     opt['train']['total_iter'] = 14
     opt['train']['amp'] = 'fp16'
     run(opt, '--auto_resume')
-    said = caplog.text
-    assert 'iter:      14' in said
-    state_wins, file_wins = (line for line in said.splitlines() if 'WARNING' in line and '(state: ' in line)
+    lines = said()
+    assert 'iter:      14' in lines
+    state_wins, file_wins = (line for line in lines.splitlines() if 'WARNING' in line and '(state: ' in line)
     assert 'train:optim_g:lr: 0.002 (state: 0.001)' in state_wins
     assert 'train:scheduler:milestones: [11] (state: [20, 30])' in state_wins
     assert 'train:total_iter: 14 (state: 12)' in file_wins and 'train:amp: fp16 (state: nothing)' in file_wins
@@ -211,8 +224,7 @@ def states(folder) -> set[int]:
     return {int(path.stem) for path in (folder / 'experiments/run/training_states').iterdir()}
 
 
-def test_training_ends_at_total_iter_also_with_incomplete_batches_and_after_a_change(run, tmp_path, caplog):
-    caplog.set_level(logging.INFO, 'basicsr')
+def test_training_ends_at_total_iter_also_with_incomplete_batches_and_after_a_change(run, tmp_path, said):
     opt = options('NAFNet', tmp_path, total_iter=9)
     data = opt['datasets']['train']
     data.update(batch_size_per_gpu=4, dataset_enlarge_ratio=2)  # 6 items: one batch, and two items that are left over
@@ -224,7 +236,7 @@ def test_training_ends_at_total_iter_also_with_incomplete_batches_and_after_a_ch
     opt['train']['total_iter'] = 12
     run(copy.deepcopy(opt), '--auto_resume')
     assert states(tmp_path) == {3, 6, 9, 12}
-    assert 'datasets:train:batch_size_per_gpu: 1 (state: 4)' in caplog.text
+    assert 'datasets:train:batch_size_per_gpu: 1 (state: 4)' in said()
 
 
 def test_fewer_images_than_a_batch_are_refused(run, tmp_path):
@@ -423,18 +435,25 @@ def test_a_subclass_adds_keys(tmp_path, paper_datasets, monkeypatch):
 
 
 @pytest.mark.parametrize('better', ['higher', 'lower'])
-def test_keep_best_follows_better(run, tmp_path, caplog, better):
-    caplog.set_level(logging.INFO, 'basicsr')
+def test_keep_best_follows_better(run, tmp_path, said, better):
     opt = options('NAFNet', tmp_path, total_iter=6, ema_decay=0)
     opt['val'] = {'val_freq': 2, 'save_img': False, 'metrics': {'psnr': opt['val']['metrics']['psnr']}}
     opt['val']['metrics']['psnr']['better'] = better
     opt['logger']['keep_best'] = 'psnr'
     run(opt)
-    said = caplog.text
-    values = [float(value) for value in re.findall(r'# psnr: ([\d.]+)', said)]
-    best = [float(value) for value in re.findall(r'best mean psnr so far, ([\d.]+)', said)]
+    lines = said()
+    values = [float(value) for value in re.findall(r'# psnr: ([\d.]+)', lines)]
+    best = [float(value) for value in re.findall(r'best mean psnr so far, ([\d.]+)', lines)]
     assert len(set(values)) > 1
     assert best[-1] == (max if better == 'higher' else min)(values)
     network = build_network(opt['network_g'])
     path = tmp_path / 'experiments/run/models/net_g_best_psnr.pth'
     network.load_state_dict(torch.load(path, weights_only=True)['params'])
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_only_said(tmp_path, said):
+    """A folder in its place cannot be unlinked, whoever runs the test."""
+    (tmp_path / '1.state').mkdir()
+    (tmp_path / '2.state').touch()
+    prune(str(tmp_path), str(tmp_path), keep_last=1)
+    assert 'The checkpoint of iteration 1 cannot be removed' in said()

@@ -275,6 +275,8 @@ def test_a_broken_image_in_mid_epoch_is_named_and_costs_nothing(folder, photos):
     done = train(folder)
     assert done.returncode == 1 and 'Traceback' not in done.stdout
     assert 'image clean/coffee2_1.png cannot be decoded' in done.stdout.splitlines()[-1]
+    (log,) = (folder / 'experiments/run').glob('train_*.log')
+    assert 'image clean/coffee2_1.png cannot be decoded' in log.read_text().splitlines()[-1]
     (reached,) = re.findall(r'Saved after iteration (\d+)', done.stdout)
     (folder / 'clean/coffee2_1.png').write_bytes(whole)
     resumed = train(folder, '--auto_resume')

@@ -1,0 +1,153 @@
+"""Validating and testing any network with images in and out."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from airnet_basicsr.network.checkpoints import load_strictly, read_checkpoint
+from airnet_basicsr.plugin import compute
+from airnet_basicsr.plugin.models.embeddings import Embeddings, can_embed
+from airnet_basicsr.plugin.models.records import Records, begin_record, name_of, plain
+from airnet_basicsr.plugin.models.tiling import Tiles
+from airnet_basicsr.plugin.models.validation import (
+    Metrics,
+    evaluating,
+    means,
+    share_of,
+    share_statistics,
+    warn_of_no_number,
+)
+
+
+class EvaluatedModel(SRModel):
+    """SRModel that shares a set's images among the processes, in tiles if need be, and records each image of a test."""
+
+    net_g: nn.Module
+    lq: Tensor
+    output: Tensor
+    dataset: Any
+
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
+        networks = read_checkpoint(load_path).networks
+        if param_key not in networks:
+            # As BasicSR does where a file holds no average; a bare state dict counts as `params` too.
+            param_key = 'params' if 'params' in networks else next(iter(networks))
+        net = self.get_bare_model(net)
+        get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, with param key: [{param_key}].')
+        state = networks[param_key]
+        if strict:
+            load_strictly(net, state, load_path)
+        else:
+            self._print_different_keys_loading(net, state, strict)
+            net.load_state_dict(state, strict=False)
+
+    def _prepare_evaluation(self) -> None:
+        val = self.opt.get('val') or {}
+        self.metrics, self.tiles = Metrics(val.get('metrics')), Tiles(val)
+        self.progress_bar = bool(val.get('pbar', not self.is_train)) and self.opt['rank'] == 0 and sys.stderr.isatty()
+        self.records: Records | None = None
+        self.embeddings: Embeddings | None = None
+        net = self.get_bare_model(self.net_g)
+        self.memory_format = compute.memory_format(net, self.device, self.opt)
+        if self.is_train:
+            return
+        if not self.opt['path'].get('pretrain_network_g') and any(True for _ in net.parameters()):
+            get_root_logger().warning('path:pretrain_network_g names no checkpoint: the network is an untrained one.')
+        self.records = Records(self.opt, net, self.device)
+        if can_embed(net):
+            self.embeddings = Embeddings(self.records.folder)
+
+    def test(self) -> None:
+        with evaluating(self.tested_network()), torch.no_grad():
+            self.restore()
+
+    def restore(self) -> None:
+        """Set ``output``, the restored images, from ``lq`` (both B x C x H x W)."""
+        net = self.tested_network()
+        self.output = self.tiles.restore(net, self.lq, lambda images: _first(net(images)))
+
+    def tested_network(self) -> nn.Module:
+        return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
+
+    def nondist_validation(self, dataloader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
+        self.dataset = dataloader.dataset
+        name = self.dataset.opt['name']
+        images = share_of(dataloader, self.opt)
+        # The shares may differ in length, and DistributedDataParallel would exchange buffers at each image.
+        wrapped, self.net_g = self.net_g, self.get_bare_model(self.net_g)
+        measured = []
+        for place, data in tqdm(images, total=len(self.dataset), unit='image', disable=not self.progress_bar):
+            measured.append((place, self._validate_image(place, data, current_iter, save_img)))
+        self.net_g = wrapped
+        if self.embeddings:
+            self.embeddings.write(name, self.opt['rank'] == 0)
+        if self.metrics.described:
+            self.metric_results = means(measured)
+            self._initialize_best_metric_results(name)
+            for metric, value in self.metric_results.items():
+                self._update_best_metric_result(name, metric, value, current_iter)
+            self._log_validation_metric_values(current_iter, name, tb_logger)
+
+    def dist_validation(self, dataloader: DataLoader, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
+        share_statistics(self.get_bare_model(self.net_g), getattr(self, 'net_g_ema', None))
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def _validate_image(self, place: int, data: dict[str, Any], current_iter: Any, save_img: bool) -> dict[str, float]:
+        """Restore the image, save it, write its record; its metrics."""
+        name, image = self.dataset.opt['name'], name_of(data['lq_path'])
+        self.metrics.check(name, 'gt' in data)
+        self.feed_data(data)
+        record = begin_record(self.dataset, place, data, self.lq) if self.records else None
+        self._synchronize()
+        started = time.perf_counter()
+        self.test()
+        self._synchronize()
+        seconds = time.perf_counter() - started
+        if self.embeddings and record is not None:
+            with evaluating(self.tested_network()):
+                self.embeddings.add(self.tested_network(), self.lq, record)
+        visuals = self.get_current_visuals()
+        del self.lq, self.output
+        if 'gt' in data:
+            del self.gt
+        if not visuals['result'].isfinite().all():
+            get_root_logger().warning(
+                f'{name}: the network gave values that are no numbers for {image}; in 8 bits they are 0.'
+            )
+        values = self.metrics.of(visuals['result'], visuals.get('gt'))
+        self.show(visuals)
+        if self.records and record is not None:
+            same_size = visuals['lq'].shape == visuals['result'].shape
+            degraded = self.metrics.of(visuals['lq'], visuals.get('gt')) if same_size else {}
+            measured = {'metrics': plain(values), 'input': plain(degraded)}
+            self.records.add({**record, **measured, 'seconds': seconds, 'tile': self.tiles.used})
+            warn_of_no_number(name, image, values)
+        if save_img:
+            imwrite(tensor2img([visuals['result']]), self._picture_path(name, image, current_iter))
+        return values
+
+    def show(self, visuals: dict[str, Tensor]) -> None:
+        """Hook: an image of a validation set, degraded (``lq``), restored (``result``) and clean (``gt``)."""
+
+    def _picture_path(self, dataset: str, image: str, current_iter: Any) -> str:
+        folder = self.opt['path']['visualization']
+        if self.is_train:
+            return os.path.join(folder, image, f'{image}_{current_iter}.png')
+        return os.path.join(folder, dataset, f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png')
+
+    def _synchronize(self) -> None:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize()
+
+
+def _first(outputs: Tensor | Sequence[Tensor]) -> Tensor:
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
