@@ -36,7 +36,7 @@ class Tiles:
         self.used: int | None = None
         for key, value, least in (
             ('tile', self.side, SMALLEST_TILE),
-            ('tile_overlap', self.overlap, 0),
+            ('tile_overlap', self.overlap, 1),
             ('multiple', self.multiple, 1),
         ):
             if value is not None and value < least:
