@@ -37,6 +37,16 @@ NETWORKS = {
 every_network = pytest.mark.parametrize('name', NETWORKS)
 
 
+@pytest.fixture(autouse=True)
+def talkative():
+    """BasicSR sets the logger's level only where the first who asked for it named a file."""
+    logger = logging.getLogger('basicsr')
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    yield
+    logger.setLevel(before)
+
+
 def options(name: str, folder, **changes) -> dict:
     """Those of a small training run of a network; ``changes`` go to `train`."""
     opt = load_options(write_options(folder, total_iter=12, save_checkpoint_freq=5, val_freq=6))
