@@ -80,7 +80,7 @@ class AirNetModel(RestorationModel):
         self.cri_contrast = build_loss(train_opt['contrast_opt']).to(self.device)
         # The release's warm-up has the contrastive loss alone, unweighted.
         self.cri_warmup = build_loss({**train_opt['contrast_opt'], 'loss_weight': 1.0}).to(self.device)
-        self.embeddings_seen = deque(maxlen=EMBEDDINGS)
+        self.embeddings_seen: deque[tuple[Tensor, Tensor]] = deque(maxlen=EMBEDDINGS)
         super().init_training_settings()
 
     def model_to_device(self, net: nn.Module) -> nn.Module:

@@ -7,7 +7,6 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
-from torch.utils.data import DataLoader
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.models.restoration_model import RestorationModel
@@ -59,7 +58,7 @@ class CBM3D(NoRestoration):
         for dataset in opt['datasets'].values():
             _sigma(dataset)  # now, rather than hours later
 
-    def validation(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> None:
+    def validation(self, dataloader: Any, *args: Any, **kwargs: Any) -> None:
         self.sigma = _sigma(dataloader.dataset.opt)
         super().validation(dataloader, *args, **kwargs)
 

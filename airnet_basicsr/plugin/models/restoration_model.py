@@ -107,10 +107,10 @@ class RestorationModel(ResumableModel):
                     f'option train:optim_g:type: Muon comes with PyTorch 2.9, and this is {torch.__version__}'
                 )
             return MuonAdam(params, convolutions(self.get_bare_model(self.net_g)), lr=lr, **kwargs)
-        kind = getattr(torch.optim, str(optim_type), None)
+        kind: Any = getattr(torch.optim, str(optim_type), None)
         if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
             raise InputError(f'option train:optim_g:type: torch.optim has no {optim_type!r} (Adam, AdamW, SGD, ...)')
-        return kind(params, lr=lr, **kwargs)
+        return kind(params, **{'lr': lr, **kwargs})
 
     def setup_schedulers(self) -> None:
         train_opt = self.opt['train']
@@ -157,7 +157,8 @@ class RestorationModel(ResumableModel):
         for number, (part, share) in enumerate(parts, 1):
             with self.net_g.no_sync() if self.opt['dist'] and number < len(parts) else nullcontext():
                 losses, figures = self.losses(part)
-                self.steps.backward(sum(losses.values()) * share)
+                loss: Any = sum(losses.values())
+                self.steps.backward(loss * share)
             for name, value in (losses | figures).items():
                 sums[name] = sums.get(name, 0) + value.detach() * share
         norm = self.steps.take(self.optimizer_g, self.get_bare_model(self.net_g).parameters())
