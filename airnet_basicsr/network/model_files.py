@@ -150,10 +150,10 @@ def _half(tensor: Tensor, name: str) -> Tensor:
     return half
 
 
-def export(source: str, target: str) -> None:
+def export(source: str, target: str, plain: bool = False, half: bool = False) -> None:
     """Write the ONNX file of a checkpoint; see :func:`airnet_basicsr.network.onnx_files.export_onnx`."""
     described, _ = recognise.load_airnet(preferred_network(read_checkpoint(source)), f'checkpoint {source}')
-    export_onnx(described, target)
+    export_onnx(described, target, plain, half)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -188,7 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument('--to', choices=('ours', 'official'), required=True)
     command('slim', 'a small file for inference only', '_slim.safetensors')
-    command('export', 'to ONNX, of any height and width; airnet restore -m FILE.onnx runs it', '.onnx')
+    sub = command('export', 'to ONNX, of any height and width; airnet restore -m FILE.onnx runs it', '.onnx')
+    sub.add_argument('--plain', action='store_true', help='opset 16, for runtimes without DeformConv (opset 19)')
+    sub.add_argument('--float16', action='store_true', help='half the size; input and output stay float32')
     return parser
 
 
@@ -228,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.command == 'slim':
         slim(args.model, target, dict(args.fact))
     else:
-        export(args.model, target)
+        export(args.model, target, args.plain, args.float16)
     print(f'{target}: {Path(target).stat().st_size:,} bytes')
     return 0
 

@@ -16,8 +16,8 @@ onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 
-def agree(described, path, sizes, bound=1e-3):
-    export_onnx(described, path)
+def agree(described, path, sizes, bound=1e-3, **spelling):
+    export_onnx(described, path, **spelling)
     exported = OnnxNetwork(str(path), torch.device('cpu'))
     for batch, height, width in sizes:
         x = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
@@ -55,6 +55,32 @@ def test_pixel_blocks_and_residual_at_any_size(tmp_path, options):
     agree(described, tmp_path / 'blocks.onnx', [(2, 33, 47), (1, 1, 1), (1, 2, 5), (1, 40, 48)], bound=1e-5)
     properties = {p.key: p.value for p in onnx.load(tmp_path / 'blocks.onnx').metadata_props}
     assert int(properties['overlap']) == overlap_of(described.model) >= options.get('unshuffle', 1) * OVERLAP
+
+
+@pytest.mark.parametrize('options', [{}, {'unshuffle': 2, 'image_residual': True}])
+def test_the_plain_spelling_needs_opset_16_alone(tmp_path, options):
+    described = recognise.load(small_network(**options).state_dict())
+    sizes = [(2, 33, 47), (1, 1, 1), (1, 2, 5), (1, 90, 131)]
+    agree(described, tmp_path / 'plain.onnx', sizes, bound=1e-5, plain=True)
+    model = onnx.load(tmp_path / 'plain.onnx')
+    assert model.opset_import[0].version == 16
+    assert {'GridSample'} <= {node.op_type for node in model.graph.node} and 'DeformConv' not in str(model.graph)
+
+
+@pytest.mark.parametrize('plain', [False, True])
+def test_float16_is_half_as_large(tmp_path, plain):
+    described = recognise.load(small_network(unshuffle=2, image_residual=True).state_dict())
+    agree(described, tmp_path / 'half.onnx', [(2, 33, 47), (1, 40, 48)], bound=1e-2, plain=plain, half=True)
+    export_onnx(described, tmp_path / 'whole.onnx', plain)
+    assert (tmp_path / 'half.onnx').stat().st_size < 0.8 * (tmp_path / 'whole.onnx').stat().st_size
+
+
+def test_a_file_that_gives_other_values_is_not_written(tmp_path):
+    net = small_network()
+    net.restorer.head.weight.data *= 1e6
+    with pytest.raises(InputError, match='x.onnx is not written: in ONNX Runtime it gives other values'):
+        export_onnx(recognise.load(net.state_dict()), tmp_path / 'x.onnx', half=True)
+    assert not (tmp_path / 'x.onnx').exists()
 
 
 def test_restorer_runs_exported_files(tmp_path):
