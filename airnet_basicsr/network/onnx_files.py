@@ -252,7 +252,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, model: str | bytes, device: torch.device, name: str | None = None) -> None:
-        path = name or model
+        path = name or str(model)
         try:
             import onnxruntime
         except ImportError as error:
