@@ -11,7 +11,16 @@ from tqdm import tqdm
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.prepare.images import Cut
-from airnet_basicsr.prepare.layouts import DATASETS, Found, make_jobs, own_clean, own_pairs, recognise, recognise_one_of
+from airnet_basicsr.prepare.layouts import (
+    DATASETS,
+    Dataset,
+    Found,
+    make_jobs,
+    own_clean,
+    own_pairs,
+    recognise,
+    recognise_one_of,
+)
 from airnet_basicsr.prepare.workers import take_large_images
 from airnet_basicsr.prepare.writing import Plan, Written, write
 
@@ -65,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_synthesize(commands)
     _add_noisy(commands)
     _add_weather(commands)
+    _add_leaks(commands)
     parser.set_defaults(run=lambda _: parser.error('name a dataset or a command, or give --list'))
     return parser
 
@@ -220,6 +230,16 @@ def _add_weather(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_weather)
 
 
+def _add_leaks(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        'leaks', help='test pictures that training sets show too, by thumbnails; exit status 1 if there are any'
+    )
+    command.add_argument('--train', type=_folder, nargs='+', required=True, metavar='FOLDER', help='folders or LMDBs')
+    command.add_argument('--test', type=_folder, nargs='+', required=True, metavar='FOLDER', help='folders or LMDBs')
+    _add_workers(command)
+    command.set_defaults(run=_leaks)
+
+
 def _prepare(arguments: argparse.Namespace) -> int:
     cut = Cut(*arguments.sub_images) if arguments.sub_images else None
     if cut and min(cut) < 1:
@@ -230,7 +250,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         found = own_clean(arguments.name, arguments.source)
     else:
         found = recognise(arguments.dataset, arguments.source)
-    _say(found, DATASETS[arguments.dataset].published if arguments.dataset in DATASETS else None)
+    _say(found, DATASETS.get(arguments.dataset))
     skip = arguments.on_error == 'skip'
     jobs, failures = make_jobs(found, skip, _bar('sizes'))
     if not jobs:
@@ -241,18 +261,21 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return _report(plan, arguments.out, written)
 
 
-def _say(found: Found, published: tuple[int, ...] | None) -> None:
-    counts = [len(files) for files in found.files]
+def _say(found: Found, dataset: Dataset | None) -> None:
+    counts = tuple(len(files) for files in found.files)
     words = f'{counts[0]} images' if len(counts) == 1 else f'{counts[1]} pairs from {counts[0]} clean images'
     print(f'Found: {found.description}: {words}')
     if found.ignored:
         print(f'{found.ignored} other images there are not part of the set and are left alone')
-    if published and tuple(counts) != published:
-        print(f'Warning: {_numbers(counts)} were found, {_numbers(published)} are published')
+    if dataset and counts in dataset.others:
+        print(f'Warning: {_numbers(counts)}: {dataset.others[counts]}')
+    elif dataset and None not in dataset.published and counts != dataset.published:
+        print(f'Warning: {_numbers(counts)} were found, {_numbers(dataset.published)} are published')
 
 
-def _numbers(counts: Iterable[int]) -> str:
-    return ' and '.join(f'{count} {kind}' for count, kind in zip(counts, ('clean', 'degraded'), strict=False))
+def _numbers(counts: Iterable[int | None]) -> str:
+    named = zip(counts, ('clean', 'degraded'), strict=False)
+    return ' and '.join(f'{"any number of" if count is None else count} {kind}' for count, kind in named)
 
 
 def _report(plan: Plan, out: Path, written: Written) -> int:
@@ -320,6 +343,16 @@ def _weather(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _leaks(arguments: argparse.Namespace) -> int:
+    from airnet_basicsr.prepare.thumbnails import find_leaks
+
+    found = find_leaks(arguments.train, arguments.test, arguments.workers, _bar('pictures'))
+    for tested, trained in found:
+        print(f'{tested} shows what {trained} does')
+    print(f'{len(found)} of the test pictures are in the training sets')
+    return 1 if found else 0
+
+
 def _listing() -> str:
     lines = []
     for name, dataset in DATASETS.items():
@@ -329,7 +362,7 @@ def _listing() -> str:
     return '\n'.join(lines)
 
 
-def _lmdbs(name: str, published: tuple[int, ...]) -> list[str]:
+def _lmdbs(name: str, published: tuple[int | None, ...]) -> list[str]:
     return [f'{name}.lmdb'] if len(published) == 1 else [f'{name}_gt.lmdb', f'{name}_lq.lmdb']
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -18,7 +18,8 @@ class Part(NamedTuple):
 
     Attributes:
         folders: Alternatives, relative to the root of the layout; 'a+b' means both; '' is the root itself.
-        pattern: Regular expression for the whole file name without suffix; its group is the clean image's name.
+        pattern: Regular expression for the whole file name without suffix, or, if it has a slash, for the path below
+            the folder; its groups, joined by ``_``, are the clean image's name.
         deep: Images may lie in subfolders of these.
     """
 
@@ -40,18 +41,29 @@ class Dataset(NamedTuple):
 
     Attributes:
         lmdb: Name of the LMDB; paired sets get one ending in _gt and one in _lq.
-        published: Number of images: (clean,) or (clean, degraded).
+        published: Number of images: (clean,) or (clean, degraded); None where it is not known for sure.
         layouts: In order of preference.
         shared: Several degraded images share one clean image.
+        others: Other numbers of images under which the set circulates, and what they mean.
     """
 
     lmdb: str
-    published: tuple[int, ...]
+    published: tuple[int | None, ...]
     layouts: tuple[Layout, ...]
     shared: bool = False
+    others: Mapping[tuple[int, ...], str] = {}
 
 
 ANY = r'(.+)'
+OTHER_VERSION = (
+    'Rain100L and Rain100H circulate in two versions, with 200 and 1,800 pairs to train on: this is the other'
+)
+# Equal names in two folders, with or without RESIDE's parameters.
+SAME_HAZY = r'(\d+(?:_\d+(?:\.\d+)?_\d+(?:\.\d+)?)?)'
+FRAME = r'(\w+)-(\d+)'
+CDD11 = ('low', 'haze', 'rain', 'snow', 'low_haze', 'low_rain', 'low_snow', 'haze_rain', 'haze_snow', 'low_haze_rain',
+         'low_haze_snow')  # fmt: skip
+CDD11_NAME = rf'((?:{"|".join(CDD11)})_\d+)'
 HAZY = r'(\d+)_\d+(?:\.\d+)?_\d+(?:\.\d+)?'
 BSD = (
     Layout('BSDS500 archive (train and test)', Part(('train+test',), ANY)),
@@ -87,6 +99,7 @@ DATASETS = {
             Layout('original archive (rain, norain)', Part(('norain',), r'norain-(\d+)'),
                    Part(('rain',), r'norain-(\d+)x2')),
         ),
+        others={(1800, 1800): OTHER_VERSION},
     ),
     'rain100l-test': Dataset(
         'Rain100L_test',
@@ -116,9 +129,96 @@ DATASETS = {
             Layout('RESIDE (hazy, gt)', Part(('gt',), r'(\d+)', True), Part(('hazy',), HAZY, True)),
             Layout('release (input, target)', Part(('target',), r'(\d+)', True), Part(('input',), HAZY, True)),
             Layout('copy (hazy, clear)', Part(('clear',), r'(\d+)', True), Part(('hazy',), HAZY, True)),
+            Layout('copy with equal names', Part(('gt', 'clear', 'target'), SAME_HAZY),
+                   Part(('hazy', 'input'), SAME_HAZY)),
         ),
         shared=True,
     ),
+    'rain100h-train': Dataset(
+        'Rain100H_train',
+        (1800, 1800),
+        (
+            Layout('original archive (rain, norain)', Part(('norain',), r'norain-(\d+)(?:x2)?'),
+                   Part(('rain', 'rain/X2'), r'norain-(\d+)x2')),
+            Layout('release (rainy, gt)', Part(('gt',), r'norain-(\d+)'), Part(('rainy',), r'rain-(\d+)')),
+        ),
+        others={(200, 200): OTHER_VERSION},
+    ),
+    'rain100h-test': Dataset(
+        'Rain100H_test',
+        (100, 100),
+        (
+            Layout('original archive (rainy, norain-NNN)', Part(('', 'norain', 'rainy'), r'norain-(\d+)'),
+                   Part(('rainy',), r'rain-(\d+)')),
+            Layout('original archive (rain/X2)', Part(('norain', ''), r'norain-(\d+)'),
+                   Part(('rain/X2',), r'norain-(\d+)x2')),
+            Layout('release (input, target)', Part(('target',), r'(\d+)'), Part(('input',), r'(\d+)')),
+        ),
+    ),
+    **{
+        f'gopro{gamma and "-gamma"}-{split}': Dataset(
+            f'GoPro{gamma}_{split}',
+            (count, count),
+            (
+                Layout(f'GOPRO_Large (SEQUENCE/blur{gamma}, SEQUENCE/sharp)',
+                       Part((split, ''), r'([^/]+)/sharp/(\d+)', True),
+                       Part((split, ''), rf'([^/]+)/blur{gamma}/(\d+)', True)),
+                *(() if gamma else (
+                    Layout('pairs (input, target)', Part(('target',), FRAME), Part(('input',), FRAME)),
+                    Layout('crops (input_crops, target_crops)', Part(('target_crops',), rf'{FRAME}_(s\d+)'),
+                           Part(('input_crops',), rf'{FRAME}_(s\d+)')),
+                )),
+            ),
+        )
+        for gamma in ('', '_gamma') for split, count in (('train', 2103), ('test', 1111))
+    },
+    'lol-train': Dataset('LOL_train', (485, 485), (
+        Layout('LOL-v1 (our485)', Part(('our485/high',), r'(\d+)'), Part(('our485/low',), r'(\d+)')),
+    )),
+    'lol-test': Dataset('LOL_test', (15, 15), (
+        Layout('LOL-v1 (eval15)', Part(('eval15/high',), r'(\d+)'), Part(('eval15/low',), r'(\d+)')),
+    )),
+    **{
+        f'cdd11-{split}': Dataset(
+            f'CDD11_{split}',
+            (None, None),
+            (
+                Layout('OneRestore (clear, low, haze, ...)',
+                       Part((f'{split}/clear', 'clear'), r'(\d+)'),
+                       Part((f'{split}', ''), rf'(?:{"|".join(CDD11)})/(\d+)', True)),
+                Layout('flat (input, target)', Part((f'{split}/target', 'target'), CDD11_NAME),
+                       Part((f'{split}/input', 'input'), CDD11_NAME)),
+            ),
+            shared=True,
+        )
+        for split in ('train', 'test')
+    },
+    'snow100k-train': Dataset('Snow100K_train', (None, None), (
+        Layout('Snow100K (gt, synthetic)', Part(('all/gt', 'gt'), ANY), Part(('all/synthetic', 'synthetic'), ANY)),
+    )),
+    'snow100k-test': Dataset('Snow100K_test', (None, None), (
+        Layout('Snow100K (gt, synthetic)', Part(('gt',), ANY), Part(('synthetic',), ANY)),
+    )),
+    'raindrop-train': Dataset('RainDrop_train', (None, None), (
+        Layout('RainDrop (gt, data)', Part(('train/gt', 'gt'), r'(\d+)_clean'),
+               Part(('train/data', 'data'), r'(\d+)_rain')),
+    )),
+    'raindrop-test': Dataset('RainDrop_test', (None, None), (
+        Layout('RainDrop (gt, data)', Part(('test_a/gt', 'gt'), r'(\d+)_clean'),
+               Part(('test_a/data', 'data'), r'(\d+)_rain')),
+    )),
+    **{
+        f'outdoor-rain-{split}': Dataset(
+            f'Outdoor_Rain_{split}',
+            (None, None),
+            (Layout('Outdoor-Rain (gt, in)', Part((f'{split}/gt', 'gt'), r'(im_\d+)'),
+                    Part((f'{split}/in', 'in'), r'(im_\d+)_s\d+_a\d+')),),
+            shared=True,
+        )
+        for split in ('train', 'test')
+    },
+    'kodak24': Dataset('Kodak24', (24,), (Layout('kodimNN', Part(('',), r'(kodim\d+)')),)),
+    'mcmaster': Dataset('McMaster', (18,), (Layout('N.tif', Part(('',), r'(\d+)')),)),
 }  # fmt: skip
 
 # RESIDE copies differ by a few pixels; a pair that differs by more is taken for two different pictures.
@@ -160,13 +260,14 @@ def recognise(name: str, sources: list[Path]) -> Found:
         layout, root = _find_layout(name, dataset, source)
         descriptions.append(f'{layout.name} in {root}')
         for store, part in enumerate(part for part in (layout.clean, layout.degraded) if part):
-            for path in _images_of(root, part):
+            for folder, path in _images_of(root, part):
                 seen.add(path)
-                stem = os.path.splitext(os.path.basename(path))[0]
-                match = re.fullmatch(part.pattern, stem)
+                name_there = _name(path, folder, part)
+                match = re.fullmatch(part.pattern, name_there)
                 if match:
-                    clean = _clean_key(dataset, match[1])
-                    sides[store].append((path, key_of(stem) if store and dataset.shared else clean, clean))
+                    clean = _clean_key(dataset, '_'.join(filter(None, match.groups())))
+                    own = key_of(name_there) if store and dataset.shared else clean
+                    sides[store].append((path, own, clean))
     return _found('; '.join(descriptions), dataset.lmdb, sides, dataset.shared, len(seen))
 
 
@@ -303,8 +404,8 @@ def _found(description: str, lmdb: str, sides: tuple[list, ...], shared: bool, s
 
 
 def _clean_key(dataset: Dataset, name: str) -> str:
-    # Rain100L numbers its images 1 or 001, as the layout goes; the result is the same from each of them.
-    return name.zfill(3) if dataset.lmdb.startswith('Rain100L') else key_of(name)
+    # Rain100L and H number their images 1 or 001, as the layout goes; the result is the same from each of them.
+    return name.zfill(3) if dataset.lmdb.startswith('Rain100') else key_of(name)
 
 
 def _find_layout(name: str, dataset: Dataset, source: Path) -> tuple[Layout, Path]:
@@ -341,15 +442,23 @@ def _folder(root: Path, part: Part) -> str | None:
 
     def fits(folder: Path) -> bool:
         return folder.is_dir() and any(
-            re.fullmatch(part.pattern, os.path.splitext(os.path.basename(path))[0]) for path in _walk(folder, part.deep)
+            re.fullmatch(part.pattern, _name(path, folder, part)) for path in _walk(folder, part.deep)
         )
 
     return next((names for names in part.folders if all(fits(root / name) for name in names.split('+'))), None)
 
 
-def _images_of(root: Path, part: Part) -> Iterator[str]:
-    for folder in _folder(root, part).split('+'):
-        yield from _walk(root / folder, part.deep)
+def _images_of(root: Path, part: Part) -> Iterator[tuple[Path, str]]:
+    """The folder, and the image's path."""
+    for name in str(_folder(root, part)).split('+'):
+        for path in _walk(root / name, part.deep):
+            yield root / name, path
+
+
+def _name(path: str, folder: Path, part: Part) -> str:
+    """What the part's pattern is about."""
+    name = os.path.relpath(path, folder) if '/' in part.pattern else os.path.basename(path)
+    return os.path.splitext(name)[0].replace(os.sep, '/')
 
 
 def _scan(folder: Path) -> list[os.DirEntry]:

@@ -9,6 +9,7 @@ pair; it is asked before ``load``.
 """
 
 import copy
+import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
@@ -192,22 +193,34 @@ class SpatiallyVariantNoise(CleanImages):
         return add_gaussian_noise(image, sigma, rng, self.protocol)
 
 
+def _matching(keys: list[str], pattern: Any, where: str) -> list[str]:
+    try:
+        taken = [key for key in keys if re.fullmatch(pattern, key)]
+    except (re.error, TypeError) as error:
+        raise InputError(f'option {where}:only: {pattern!r} is no regular expression: {error}') from error
+    if not taken:
+        raise InputError(f'option {where}:only: no image is called {pattern!r}; the first is called {keys[0]!r}')
+    return taken
+
+
 @DEGRADATION_REGISTRY.register()
 class PairedImages:
     """Degraded images and their clean ones.
 
     Options: ``dataroot_gt``, ``dataroot_lq`` (folders or LMDBs) and ``filename_tmpl`` (default ``'{}'``): the degraded
     image's name for the clean one's, both without suffix. In an LMDB whose ``meta_info.txt`` names the clean image in
-    a fourth column, several degraded images may share one clean image.
+    a fourth column, several degraded images may share one clean image. ``only``: a regular expression for the whole key
+    (or name) of the degraded images to take, where a set has several degradations (``haze_.*`` of CDD-11).
     """
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
-        check_keys(opt, ('dataroot_gt', 'dataroot_lq', 'filename_tmpl'), where)
+        check_keys(opt, ('dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'only'), where)
         self.gt = ImageSource(require(opt, 'dataroot_gt', where), f'{where}:dataroot_gt')
         self.lq = ImageSource(require(opt, 'dataroot_lq', where), f'{where}:dataroot_lq')
         template = opt.get('filename_tmpl', '{}')
         by_name = {template.format(key): key for key in self.gt.keys}
-        self.pairs = [(key, self.lq.partners.get(key, by_name.get(key))) for key in self.lq.keys]
+        taken = _matching(self.lq.keys, opt.get('only', '.*'), where)
+        self.pairs = [(key, self.lq.partners.get(key, by_name.get(key))) for key in taken]
         clean = set(self.gt.keys)
         alone = [key for key, partner in self.pairs if partner not in clean]
         if alone:
@@ -216,7 +229,7 @@ class PairedImages:
                 f'{self.gt.root}, the first is {self.lq.describe(alone[0])}. Is filename_tmpl right ({template!r})?'
             )
         unused = len(clean) - len({partner for _, partner in self.pairs})
-        if unused:
+        if unused and 'only' not in opt:
             get_root_logger().warning(f'{where}: {unused} clean images in {self.gt.root} have no degraded one.')
         for index in range(len(self.pairs)):
             key, partner = self.pairs[index]
