@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT, write_lmdb
 
 from airnet_basicsr.plugin.options import load_options
+from airnet_basicsr.prepare.layouts import CDD11
 from basicsr.test import test_pipeline as run_test
 from basicsr.train import train_pipeline as run_training
 
@@ -48,7 +49,8 @@ def folder(tmp_path_factory, photos):
     picture = {'coffee2': photos['coffee2'][20:60, 30:78]}
     for dataroot in {name for options in FILES.values() for name in roots(options)}:
         (root / dataroot).parent.mkdir(parents=True, exist_ok=True)
-        write_lmdb(root / dataroot, picture)
+        several = {f'{kind}_1': picture['coffee2'] for kind in CDD11}
+        write_lmdb(root / dataroot, several if 'CDD11' in dataroot else picture)
     return root
 
 
