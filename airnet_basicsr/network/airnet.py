@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from airnet_basicsr.network.ops import modulated_deform_conv2d
+from airnet_basicsr.network.traits import Traits
 
 SLOPE = 0.1  # of every LeakyReLU in the network
 MADE_WITH = 'made_with.'  # names the buffers by which a file tells the options that no weight's shape shows
@@ -320,6 +321,13 @@ class AirNet(nn.Module):
         deformable = (module for module in self.restorer.modules() if isinstance(module, GuidedDeformConv))
         for module, dilation in zip(deformable, itertools.cycle(dilated_init), strict=False):
             module.start_dilated(dilation)
+
+    @property
+    def traits(self) -> Traits:
+        """What running it on pictures of any size asks for."""
+        # Features of some maps at once, offsets and masks; measured (docs/restore.md).
+        memory = (36 * self.restorer.head.out_channels + 400) // self.unshuffle**2
+        return Traits(None, multiple_of=self.unshuffle, bytes_per_pixel=memory, shared=overlap_of(self))
 
     def forward(self, x: Tensor, encode: bool = False, restore: bool = True) -> Tensor | Encoding | tuple:
         """Restore images, describe their degradation, or both from one pass of the encoder.

@@ -13,6 +13,7 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.airnet import SLOPE, overlap_of
 from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.network.recognise import Descriptor
+from airnet_basicsr.network.traits import Traits
 
 OPSET, PLAIN_OPSET = 19, 16  # the first with DeformConv; the first with GridSample
 _IR_VERSIONS = {OPSET: 9, PLAIN_OPSET: 8}  # those of their time, for runtimes of that time
@@ -268,7 +269,8 @@ class OnnxNetwork:
         try:
             self.session = onnxruntime.InferenceSession(model, options, [provider])
             properties = self.session.get_modelmeta().custom_metadata_map
-            self.num_feat, self.overlap = int(properties['num_feat']), int(properties['overlap'])
+            memory = 36 * int(properties['num_feat']) + 400  # of AirNet on single pixels, which is the most
+            self.traits = Traits(None, bytes_per_pixel=memory, shared=int(properties['overlap']))
         except Exception as error:  # ONNX Runtime's errors share no base class
             reason = str(error).partition('\n')[0]
             raise InputError(f'{path} is no ONNX file that `airnet model export` wrote ({reason})') from error

@@ -18,10 +18,14 @@ class Traits(NamedTuple):
     """Whether ``forward`` takes ``sigma``, the standard deviation of the noise on the scale 0 to 255."""
     bytes_per_pixel: int = 4000
     """Working memory at inference in float32, for each pixel of the picture."""
+    shared: int | None = None
+    """Pixels that neighbouring tiles must share where that was measured; None: what follows from the reach."""
 
     @property
     def overlap(self) -> int:
         """Pixels that neighbouring tiles share, a multiple of 16; no seam shows where the reach is finite."""
+        if self.shared is not None:
+            return self.shared
         # Tiles are blended over the middle half of what they share.
         return 64 if self.reach is None else 16 * math.ceil(4 * self.reach / 16)
 

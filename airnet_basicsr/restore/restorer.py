@@ -1,7 +1,7 @@
 """Restoring one picture of any size in bounded memory: overlapping tiles, precision, self-ensemble."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -12,25 +12,19 @@ from torch import Tensor
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network import recognise
-from airnet_basicsr.network.airnet import OVERLAP, AirNet, overlap_of
 from airnet_basicsr.network.checkpoints import preferred_network, read_checkpoint
-from airnet_basicsr.network.ops.memory import free_memory, release_freed
+from airnet_basicsr.network.ops.memory import free_memory
 from airnet_basicsr.network.traits import to_channels_last
 from airnet_basicsr.restore.explain import Explainer, Resemblance
+from airnet_basicsr.restore.tiles import SMALLEST_TILE, Tiler
 
 # The model taken where none is named; its card is the README.md beside it.
 DEFAULT_MODEL = Path(__file__).parents[1] / 'weights' / 'airnet_small.pth'
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-SMALLEST_TILE = 2 * OVERLAP
 # Working memory of the network on one tile, in bytes: less speed is lost to overlaps, but beyond this hardly more.
 CPU_MEMORY = 900 * 2**20
 GPU_MEMORY = 8 * 2**30
-# Tiles begin at multiples of this: a network that works on blocks of pixels must find the same blocks in each.
-_ALIGN = 8
-# As PyTorch, ONNX Runtime, the C++ library, oneDNN, and CUDA's libraries (CUBLAS_STATUS_ALLOC_FAILED) say it.
-_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate', 'bad_alloc')
-_OUT_OF_MEMORY += ('could not create a primitive', 'alloc_failed')
 
 
 class Restorer:
@@ -54,8 +48,6 @@ class Restorer:
     Raises:
         InputError: The model cannot be used, or an argument has no sense.
     """
-
-    bytes_per_pixel: int | None = None  # of networks other than AirNet
 
     def __init__(
         self,
@@ -92,7 +84,7 @@ class Restorer:
             if dtype != 'float32':
                 raise InputError(f'an ONNX file is computed in float32: leave {dtype} out, or take the checkpoint')
             self.network: Callable[[Tensor], Tensor] = OnnxNetwork(self.source, self.device)
-            self.num_feat, self.unshuffle, self.overlap = self.network.num_feat, 1, self.network.overlap
+            self.traits = self.network.traits
             if leave_alone:
                 self.check_reference()
             return
@@ -103,11 +95,7 @@ class Restorer:
         self._check_sigma(sigma, described.traits.wants_sigma)
         model = to_channels_last(described.model.to(self.device))
         self.network = model if sigma is None else partial(model, sigma=sigma)
-        if isinstance(model, AirNet):
-            self.num_feat, self.unshuffle = described.options['num_feat'], described.options['unshuffle']
-            self.overlap = overlap_of(model)
-        else:
-            self.bytes_per_pixel, self.overlap = described.traits.bytes_per_pixel, described.traits.overlap
+        self.traits = described.traits
         if checkpoint.reference and described.can_embed:
             self.explainer = Explainer(self._embed, checkpoint.reference)
         if leave_alone:
@@ -151,71 +139,47 @@ class Restorer:
         channels = 1 if image.ndim == 2 else image.shape[2]
         planes = image.reshape(*image.shape[:2], channels)
         colours = planes[..., : 3 if channels > 2 else 1]
-        tile = self.tile or self._tile_that_fits()
-        while True:
-            try:
-                restored = self._restore(colours, tile, progress)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-            tile = min(tile, max(image.shape[:2]))
-            if tile <= SMALLEST_TILE:
-                raise InputError(f'memory does not suffice, not even for tiles of {tile} pixels')
-            tile = max(SMALLEST_TILE, tile // 2)
-            if self.device.type == 'cuda':
-                torch.cuda.empty_cache()
-            else:
-                release_freed()
+        restored = self._restore(colours, progress)
         if colours.shape[2] < channels:
             restored = np.concatenate((restored, planes[..., colours.shape[2] :]), 2)
         return restored.reshape(image.shape)
 
     def _tile_that_fits(self) -> int:
-        # Features of some maps at once, offsets and masks; measured (docs/restore.md). The GPU's operator holds
-        # columns beside them.
-        per_pixel = self.bytes_per_pixel or 36 * self.num_feat + 400
+        per_pixel = self.traits.bytes_per_pixel
         if self.device.type == 'cuda':
             memory = min(GPU_MEMORY, torch.cuda.mem_get_info(self.device)[0] // 2)
-            per_pixel += 0 if self.bytes_per_pixel else 36 * self.num_feat
+            per_pixel *= 2  # its operators hold columns beside the features
         else:
             memory = min(CPU_MEMORY, free_memory() // 2)
         return max(SMALLEST_TILE, math.isqrt(memory // per_pixel))
 
-    def _restore(self, colours: np.ndarray, tile: int, progress: Callable[[int, int], None] | None) -> np.ndarray:
+    def _restore(self, colours: np.ndarray, progress: Callable[[int, int], None] | None) -> np.ndarray:
         """H x W x 1 or 3, restored band by band, so that only bands of tiles are ever held as float."""
-        height, width = colours.shape[:2]
-        # Where one side is short, the other may be longer than a tile's: fewer seams for the same memory.
-        overlap = min(self.overlap, tile // 2) // (2 * _ALIGN) * 2 * _ALIGN
-        rows = list(_cuts(height, max(tile, tile * tile // width), overlap))
-        columns = list(_cuts(width, max(tile, tile * tile // height), overlap))
         white = np.float32(1 if colours.dtype == np.float32 else np.iinfo(colours.dtype).max)
         out = np.empty_like(colours)
-        carried = None
-        for i, (row, row_weight) in enumerate(rows):
-            band = np.zeros((row.stop - row.start, width, colours.shape[2]), np.float32)
-            for j, (column, column_weight) in enumerate(columns):
-                part = np.float32(colours[row, column]) / white
-                restored = self._run(np.broadcast_to(part, (*part.shape[:2], 3)))
-                if colours.shape[2] == 1:
-                    restored = restored.mean(2, keepdims=True)
-                if self.strength < 1:
-                    restored = part + np.float32(self.strength) * (restored - part)
-                band[:, column] += restored * column_weight[:, None]
-                if progress:
-                    progress(i * len(columns) + j + 1, len(rows) * len(columns))
-            band *= row_weight[:, None, None]
-            if carried is not None:
-                band[: len(carried)] += carried
-            done = rows[i + 1][0].start - row.start if i + 1 < len(rows) else len(band)
-            final = band[:done].clip(0, 1)
-            out[row.start : row.start + done] = final if out.dtype == np.float32 else np.rint(final * white)
-            carried = band[done:].copy()
+
+        def part(rows: slice, columns: slice) -> Tensor:
+            pixels = np.float32(colours[rows, columns]) / white
+            pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+            return torch.from_numpy(np.array(pixels, order='C')).permute(2, 0, 1)[None]
+
+        def keep(rows: slice, band: Tensor) -> None:
+            pixels = band[0].permute(1, 2, 0).numpy()
+            if colours.shape[2] == 1:
+                pixels = pixels.mean(2, keepdims=True)
+            if self.strength < 1:
+                before = np.float32(colours[rows]) / white
+                pixels = before + np.float32(self.strength) * (pixels - before)
+            pixels = pixels.clip(0, 1)
+            out[rows] = pixels if out.dtype == np.float32 else np.rint(pixels * white)
+
+        side = self.tile or self._tile_that_fits()
+        Tiler(self._run, self.traits.overlap, side)(colours.shape[:2], part, keep, progress)
         return out
 
-    def _run(self, part: np.ndarray) -> np.ndarray:
-        """The network on h x w x 3, float32, averaged over the flips and rotations where asked."""
-        x = torch.from_numpy(np.array(part, order='C')).permute(2, 0, 1)[None].to(self.device)
+    def _run(self, x: Tensor) -> Tensor:
+        """The network on 1 x 3 x h x w of the host's memory, averaged over the flips and rotations where asked."""
+        x = x.to(self.device)
         if not self.self_ensemble:
             out = self._forward(x)
         else:
@@ -230,7 +194,7 @@ class Restorer:
                 f'{self.source} gave values that are no numbers'
                 + (': float16 may be too narrow for it, take bfloat16' if self.dtype == torch.float16 else '')
             )
-        return out[0].permute(1, 2, 0).cpu().numpy()
+        return out.cpu()
 
     def _forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -279,26 +243,3 @@ def _check(image: np.ndarray) -> None:
             f'an image of shape {image.shape} and dtype {image.dtype} cannot be restored: expected H x W or '
             'H x W x C with C from 1 to 4, of uint8, uint16 or float32'
         )
-
-
-def _cuts(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Cut ``length`` pixels into equal pieces that overlap: where each lies, and the weights by which they add to 1."""
-    count = 1 if length <= tile else math.ceil((length - overlap) / (tile - overlap))
-    between = [_ALIGN * round((overlap / 2 + i * (length - overlap) / count) / _ALIGN) for i in range(1, count)]
-
-    def rise(at: np.ndarray, edge: int) -> np.ndarray:
-        # Over the middle half of the overlap: what is nearer to a tile's end knows too little of its surroundings.
-        return np.clip((at + 0.5 - edge) / (overlap / 2) + 0.5, 0, 1)
-
-    for i in range(count):
-        start = between[i - 1] - overlap // 2 if i else 0
-        stop = between[i] + overlap // 2 if i < count - 1 else length
-        at = np.arange(start, stop)
-        weights = (rise(at, between[i - 1]) if i else 1) * (1 - rise(at, between[i]) if i < count - 1 else 1)
-        yield slice(start, stop), np.float32(np.broadcast_to(weights, at.shape))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -20,7 +20,7 @@ from airnet_basicsr.network.airnet import AirNet
 from airnet_basicsr.network.ops import deform_conv
 from airnet_basicsr.plugin import compute
 from airnet_basicsr.plugin.options import load_options
-from airnet_basicsr.restore import restorer as restoring
+from airnet_basicsr.restore.tiles import is_out_of_memory
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_memory_that_runs_out_on_a_gpu_is_given_back_before_smaller_tiles_are_tr
     monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: emptied.append(1))
 
     def run(part):
-        sides.append(max(part.shape[:2]))
+        sides.append(max(part.shape[2:]))
         if sides[-1] > 200:
             raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 1.00 GiB.')
         return part
@@ -107,7 +107,7 @@ MEMORY = (
 
 @pytest.mark.parametrize('message', MEMORY)
 def test_every_way_in_which_cuda_says_that_memory_ran_out_is_understood(message):
-    assert restoring._is_out_of_memory(RuntimeError(message))
+    assert is_out_of_memory(RuntimeError(message))
 
 
 def test_tiles_fit_into_half_of_the_free_memory_of_a_gpu(tmp_path, monkeypatch):

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.network.airnet import AirNet, overlap_of
 from airnet_basicsr.network.traits import traits_of
-from airnet_basicsr.restore.restorer import SMALLEST_TILE, _cuts, _is_out_of_memory
-
-_ALIGN = 16  # of tiles and overlaps, whatever cells a network works in
+from airnet_basicsr.restore.tiles import SMALLEST_TILE, Tiler
 
 
 class Tiles:
@@ -44,28 +41,29 @@ class Tiles:
 
     @torch.no_grad()
     def restore(self, net: nn.Module, images: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
-        """``forward`` of B x C x H x W; ``net`` is the network behind it."""
-        overlap = overlap_for(net) if self.overlap is None else -(-self.overlap // _ALIGN) * _ALIGN
+        """``forward`` of B x C x H x W; ``net`` is the network behind it.
+
+        Raises:
+            InputError: Memory does not suffice for the smallest tile.
+        """
+        overlap = traits_of(net).overlap if self.overlap is None else self.overlap
         multiple: int = getattr(net, 'window_size', 1) if self.multiple is None else self.multiple
-        side = self.side
-        while True:
-            self.used = None if side is None or images[0, 0].numel() <= side**2 else side
-            try:
-                if self.used is None:
-                    return _padded(forward, images, multiple)
-                return _in_tiles(lambda tile: _padded(forward, tile, multiple), images, self.used, overlap)
-            except (RuntimeError, MemoryError) as error:
-                side = min(side or max(images.shape[-2:]), max(images.shape[-2:])) // 2
-                if not _is_out_of_memory(error) or side < SMALLEST_TILE:
-                    raise
-            get_root_logger().warning(f'Memory ran out: trying again with tiles of {side} pixels (val:tile sets them).')
-            if images.is_cuda:
-                torch.cuda.empty_cache()
+        out = torch.empty_like(images)
+
+        def part(rows: slice, columns: slice) -> Tensor:
+            return images[..., rows, columns].contiguous()
+
+        def keep(rows: slice, band: Tensor) -> None:
+            out[..., rows, :] = band
+
+        tiler = Tiler(lambda tile: _padded(forward, tile, multiple), overlap, self.side, _warn)
+        tiler((images.shape[2], images.shape[3]), part, keep)
+        self.used = tiler.used
+        return out
 
 
-def overlap_for(net: nn.Module) -> int:
-    """Pixels that neighbouring tiles share so that no seam shows, as far as the network's field of view ends."""
-    return overlap_of(net) if isinstance(net, AirNet) else traits_of(net).overlap
+def _warn(side: int) -> None:
+    get_root_logger().warning(f'Memory ran out: trying again with tiles of {side} pixels (val:tile sets them).')
 
 
 def _padded(forward: Callable[[Tensor], Tensor], images: Tensor, multiple: int) -> Tensor:
@@ -75,14 +73,3 @@ def _padded(forward: Callable[[Tensor], Tensor], images: Tensor, multiple: int) 
         return forward(images)
     mode = 'reflect' if right < width and bottom < height else 'replicate'
     return forward(F.pad(images, (0, right, 0, bottom), mode))[..., :height, :width]
-
-
-def _in_tiles(forward: Callable[[Tensor], Tensor], images: Tensor, side: int, overlap: int) -> Tensor:
-    height, width = images.shape[-2:]
-    overlap = min(overlap, side // 2 // _ALIGN * _ALIGN)
-    out = torch.zeros_like(images)
-    for row, row_weight in _cuts(height, max(side, side * side // width), overlap):
-        for column, column_weight in _cuts(width, max(side, side * side // height), overlap):
-            weight = torch.from_numpy(row_weight[:, None] * column_weight).to(images)
-            out[..., row, column] += forward(images[..., row, column].contiguous()) * weight
-    return out
