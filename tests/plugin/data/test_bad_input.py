@@ -53,7 +53,7 @@ def test_good_input_passes(root):
 def test_options(root):
     refused('option datasets:train: unknown key `gtsize`. Did you mean `gt_size`', root, gtsize=3)
     refused('datasets:train:degradations:noise: unknown key `sigm`. Did you mean `sigma`', root, noise={'sigm': 3})
-    refused('datasets:train:degradations:rain:type: there is no degradation .Snow.', root, paired={'type': 'Snow'})
+    refused('datasets:train:degradations:rain:type: there is no degradation .Fog.', root, paired={'type': 'Fog'})
     refused('noise:sigma: expected a number', root, noise={'sigma': 'high'})
     for wrong in ([15], [50, 15], [0, 300]):
         refused('noise:sigma: expected .from, to.', root, noise={'sigma': wrong})
