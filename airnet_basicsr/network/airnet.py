@@ -286,7 +286,8 @@ class AirNet(nn.Module):
         dilated_init: Pixels between the taps with which the deformable convolutions start, in turn, before offsets are
             learnt: a network of few blocks then sees far around each pixel. The release starts with 1.
         unshuffle: The network works on blocks of unshuffle x unshuffle pixels as channels (pixel unshuffle, as FFDNet
-            and BasicSR's RRDBNet do): for 2, a quarter of the positions and twice the field of view. The paper has 1.
+            and BasicSR's RRDBNet do): for 2, a quarter of the positions and twice the field of view. 1 (the paper's),
+            2, 4 or 8.
         image_residual: The restorer's output is added to the image. The paper and the release have no such connection.
     """
 

@@ -125,10 +125,10 @@ def _markers(state: Mapping[str, Tensor]) -> dict[str, int]:
                 f'the network was made with the option `{option}`, which this version does not know: a newer '
                 'airnet-basicsr may'
             )
-        known = {'unshuffle': range(2, 9), 'image_residual': range(1, 2)}[option]
+        known = {'unshuffle': (2, 4, 8), 'image_residual': (1,)}[option]
         value = tensor.item() if tensor.numel() == 1 else tuple(tensor.shape)
         if value not in known:
-            raise InputError(f'the marker {name} is {value!r}; expected {known.start} to {known.stop - 1}')
+            raise InputError(f'the marker {name} is {value!r}; expected {" or ".join(map(str, known))}')
         markers[option] = int(value)
     channels = state[_HEAD].shape[1]
     if channels % markers['unshuffle'] ** 2:

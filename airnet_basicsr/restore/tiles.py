@@ -15,8 +15,10 @@ SMALLEST_TILE = 2 * OVERLAP
 # Tiles begin at multiples of this: a network that works in cells of pixels (Traits.multiple_of) finds the same in each.
 _ALIGN = 16
 # As PyTorch, cuBLAS and cuDNN, ONNX Runtime, the C++ library and (the last) oneDNN say it.
-_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate', 'bad_alloc')
-_OUT_OF_MEMORY += ('alloc_failed', 'could not create a primitive')
+_OUT_OF_MEMORY = (
+    *('out of memory', "can't allocate memory", 'not enough memory', 'failed to allocate', 'bad_alloc'),
+    *('alloc_failed', 'could not create a primitive'),
+)
 
 
 class Tiler:
@@ -127,7 +129,7 @@ def _cuts(length: int, side: int, overlap: int) -> Iterator[tuple[slice, np.ndar
         stop = between[i] + overlap // 2 if i < count - 1 else length
         at = np.arange(start, stop)
         weights = (rise(at, between[i - 1]) if i else 1) * (1 - rise(at, between[i]) if i < count - 1 else 1)
-        yield slice(start, stop), np.float32(np.broadcast_to(weights, at.shape))
+        yield slice(start, stop), np.broadcast_to(weights, at.shape).astype(np.float32)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
