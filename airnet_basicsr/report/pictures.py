@@ -124,7 +124,8 @@ def _choice(runs: Sequence[Run], dataset: str, key: str, source: Dataset, metric
         if its is None or its['lq_crc32'] != record['lq_crc32']:
             continue
         suffix = (run.options.get('val') or {}).get('suffix') or run.name
-        path = run.folder / 'visualization' / dataset / f'{its["image"]}_{suffix}.png'
+        file = its.get('picture') or f'{its["image"]}_{suffix}.png'  # tests before this version did not tell
+        path = run.folder / 'visualization' / dataset / file
         picture = cv2.imread(str(path)) if path.is_file() else None
         if picture is None or picture.shape != clean.shape:
             state = 'missing' if not path.is_file() else 'damaged or of another size'

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT, run_python
 from small_run import write_options
@@ -35,7 +36,7 @@ def trained(tmp_path_factory, paper_datasets):
 
 
 def test_card(trained):
-    folder, log = trained
+    folder, printed = trained
     (folder / 'about.md').write_text('# A network for tests\n\nIts limits are many.\n')
     model = 'experiments/run/models/net_g_latest.pth'
     command = ['-m', 'airnet_basicsr.report.card', model, '--training', 'experiments/run', '--tests', 'results/tested']
@@ -45,12 +46,22 @@ def test_card(trained):
     assert card.startswith('# A network for tests\n\nIts limits are many.\n')
     assert hashlib.sha256((folder / model).read_bytes()).hexdigest() in card
     assert '20 iterations of 2 patches of 24 x 24 pixels' in card
+    # Of the machine that trained, as its log has it, not of the one that writes the card.
+    log = next((folder / 'experiments/run').glob('train_*.log'))
+    hardware = re.search(r'Hardware: (.+)', log.read_text())[1]
+    assert f'hardware: {hardware}; 1 process(es); PyTorch {torch.__version__}' in card
     assert 'data, noise: GaussianNoise, sigma 25, dataroot_gt datasets/BSD400.lmdb' in card
-    (psnr,) = re.findall(r'# psnr: ([\d.]+)', log)
+    (psnr,) = re.findall(r'# psnr: ([\d.]+)', printed)
     assert re.search(r'\| [\d.]+ \| [+-][\d.]+ dB \| \d+% \| ([\d.]+ dB|none) \|', card)  # restored, gain, harm
     assert f'| {float(psnr):.2f} |' in card.partition('## Measured')[2]
     # The average is tested and validated alike, so the curve ends in the test's value.
     assert re.search(rf'\| 20 \| {float(psnr):.2f} \|', card)
+    log.write_text(log.read_text().replace(hardware, '8 x NVIDIA A100').replace('PyTorch: 2', 'PyTorch: 1.2'))
+    option_file = next((folder / 'experiments/run').glob('*.yml'))
+    option_file.write_text(option_file.read_text().replace('num_gpu: 0', 'num_gpu: auto'))
+    done = run_python(*command, '--about', 'about.md', '-o', 'card.md', cwd=folder)
+    assert done.returncode == 0, done.stdout
+    assert 'hardware: 8 x NVIDIA A100; 1 process(es); PyTorch 1.2' in (folder / 'card.md').read_text()
     command[4:5] = ['experiments/run', 'experiments/run']
     done = run_python(*command, '--about', 'about.md', '-o', 'card.md', cwd=folder)
     assert done.returncode == 0, done.stdout

@@ -20,8 +20,10 @@ from airnet_basicsr.plugin.models.records import Records, begin_record, name_of,
 from airnet_basicsr.plugin.models.tiling import Tiles
 from airnet_basicsr.plugin.models.validation import (
     Metrics,
+    check_dataset_names,
     evaluating,
     means,
+    names_several_times,
     share_of,
     share_statistics,
     warn_of_no_number,
@@ -51,6 +53,7 @@ class EvaluatedModel(SRModel):
             net.load_state_dict(state, strict=False)
 
     def _prepare_evaluation(self) -> None:
+        check_dataset_names(self.opt)
         val = self.opt.get('val') or {}
         self.metrics, self.tiles = Metrics(val.get('metrics')), Tiles(val)
         self.progress_bar = bool(val.get('pbar', not self.is_train)) and self.opt['rank'] == 0 and sys.stderr.isatty()
@@ -82,6 +85,7 @@ class EvaluatedModel(SRModel):
         self.dataset = dataloader.dataset
         name = self.dataset.opt['name']
         images = share_of(dataloader, self.opt)
+        self.same_names = names_several_times(self.dataset) if save_img else frozenset()
         # The shares may differ in length, and DistributedDataParallel would exchange buffers at each image.
         wrapped, self.net_g = self.net_g, self.get_bare_model(self.net_g)
         measured = []
@@ -125,14 +129,17 @@ class EvaluatedModel(SRModel):
             )
         values = self.metrics.of(visuals['result'], visuals.get('gt'))
         self.show(visuals)
+        file = f'{image}_{place}' if image in self.same_names else image
+        picture = self._picture_path(name, file, current_iter) if save_img else None
         if self.records and record is not None:
             same_size = visuals['lq'].shape == visuals['result'].shape
             degraded = self.metrics.of(visuals['lq'], visuals.get('gt')) if same_size else {}
             measured = {'metrics': plain(values), 'input': plain(degraded)}
-            self.records.add({**record, **measured, 'seconds': seconds, 'tile': self.tiles.used})
+            kept = {'picture': picture and os.path.basename(picture)}
+            self.records.add({**record, **measured, 'seconds': seconds, 'tile': self.tiles.used, **kept})
             warn_of_no_number(name, image, values)
-        if save_img:
-            imwrite(tensor2img([visuals['result']]), self._picture_path(name, image, current_iter))
+        if picture:
+            imwrite(tensor2img([visuals['result']]), picture)
         return values
 
     def show(self, visuals: dict[str, Tensor]) -> None:
@@ -141,7 +148,8 @@ class EvaluatedModel(SRModel):
     def _picture_path(self, dataset: str, image: str, current_iter: Any) -> str:
         folder = self.opt['path']['visualization']
         if self.is_train:
-            return os.path.join(folder, image, f'{image}_{current_iter}.png')
+            # With the set's name, unlike BasicSR: two sets may have images of one name.
+            return os.path.join(folder, dataset, image, f'{image}_{current_iter}.png')
         return os.path.join(folder, dataset, f'{image}_{self.opt["val"].get("suffix") or self.opt["name"]}.png')
 
     def _synchronize(self) -> None:

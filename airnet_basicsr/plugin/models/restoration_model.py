@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from basicsr.archs import ARCH_REGISTRY
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +20,7 @@ from airnet_basicsr.plugin import compute
 from airnet_basicsr.plugin.data_order import data_order
 from airnet_basicsr.plugin.models import resuming
 from airnet_basicsr.plugin.models.muon import MuonAdam, convolutions
+from airnet_basicsr.plugin.models.processes import hardware
 from airnet_basicsr.plugin.models.resumable_model import ResumableModel
 from airnet_basicsr.plugin.models.schedules import WarmupCosineLR
 from airnet_basicsr.plugin.models.training_log import TrainingLog
@@ -90,6 +92,7 @@ class RestorationModel(ResumableModel):
 
     def init_training_settings(self) -> None:
         self.log = TrainingLog(self.opt, self.device)
+        get_root_logger().info(f'Hardware: {hardware(self.device, self.opt["world_size"])}')
         super().init_training_settings()
 
     def model_to_device(self, net: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.models.processes import gather
+from airnet_basicsr.plugin.models.records import name_of
 from airnet_basicsr.plugin.options import require
 
 
@@ -91,6 +93,31 @@ def warn_of_no_number(dataset: str, image: str, values: Mapping[str, float]) -> 
     for name, value in values.items():
         if not math.isfinite(value):
             get_root_logger().warning(f'{dataset}: {name} of {image} is {value}, and so is the mean.')
+
+
+def check_dataset_names(opt: Mapping[str, Any]) -> None:
+    """Raise InputError where two validation or test sets have one name: their results would overwrite each other."""
+    keys: dict[str, str] = {}
+    for key, dataset in (opt.get('datasets') or {}).items():
+        name = dataset.get('name')
+        if key.partition('_')[0] == 'train' or name is None:
+            continue
+        if name in keys:
+            raise InputError(
+                f'option datasets: {keys[name]} and {key} are both named {name}, so that their results would overwrite '
+                'each other: give each a name of its own'
+            )
+        keys[name] = key
+
+
+def names_several_times(dataset: Any) -> frozenset[str]:
+    """Names that several images of a set have, in different subfolders."""
+    if hasattr(dataset, 'degradation'):
+        paths = [dataset.degradation.path(index) for index in range(len(dataset))]
+    else:  # BasicSR's own
+        paths = [path['lq_path'] if isinstance(path, dict) else path for path in getattr(dataset, 'paths', [])]
+    counts = Counter(name_of([path]) for path in paths)
+    return frozenset(name for name, count in counts.items() if count > 1)
 
 
 @contextmanager

@@ -16,11 +16,13 @@ import yaml
 from basicsr.data import build_dataset
 from basicsr.metrics import calculate_psnr
 from basicsr.utils import tensor2img
-from conftest import run_python, write_lmdb
+from conftest import run_python, write_image, write_lmdb
 from skimage.metrics import peak_signal_noise_ratio
 from small_models import identity_network, save, small_network
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.report.pictures import choose_pictures
+from airnet_basicsr.report.runs import read_run
 from airnet_basicsr.test import main
 
 NOISE = {'type': 'GaussianNoise', 'protocol': 'float'}
@@ -205,6 +207,30 @@ def test_in_tiles_as_in_one_piece(done, test_run, tmp_path, root, photos):
     )
     for metric, value in whole[0]['metrics'].items():
         assert tiled[0]['metrics'][metric] == pytest.approx(value, abs=1e-3)
+
+
+def test_kept_pictures_of_one_name_do_not_overwrite_each_other(root, tmp_path, photos, monkeypatch):
+    names = {'day/street': 'coffee2', 'night/house': 'rocket6', 'night/street': 'chelsea4'}
+    for name, photo in names.items():
+        write_image(tmp_path / f'images/{name}.png', photos[photo])
+    folders = {'degradation': {**NOISE, 'sigma': 25, 'dataroot_gt': str(tmp_path / 'images')}}
+    val = {'save_img': True, 'metrics': {'psnr': METRICS['psnr']}}
+    opt = options(root, datasets={'set': folders}, val=val, model_type='NoRestoration')
+    monkeypatch.setattr(sys, 'argv', ['test.py', '-opt', str(written(tmp_path, opt))])
+    main(str(tmp_path))
+    results = tmp_path / 'results/run'
+    found = lines(results)
+    assert len({line['picture'] for line in found}) == len(list((results / 'visualization/set').iterdir())) == 3
+    for line, photo in zip(found, names.values(), strict=True):
+        kept = cv2.imread(str(results / 'visualization/set' / line['picture']))
+        clean = cv2.cvtColor(photos[photo], cv2.COLOR_RGB2BGR)
+        assert calculate_psnr(kept, clean, crop_border=0) == pytest.approx(line['metrics']['psnr'], abs=1e-6)
+    (picture,), _ = choose_pictures([read_run(results)])
+    assert picture['reason'] is None and picture['choices']
+    opt['datasets']['test_1'] = opt['datasets']['test_0']
+    written(tmp_path, opt)
+    with pytest.raises(InputError, match='test_0 and test_1 are both named set'):
+        main(str(tmp_path))
 
 
 def test_no_restoration(test_run):
