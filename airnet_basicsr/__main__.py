@@ -12,6 +12,7 @@ from airnet_basicsr.errors import end_in_one_line
 # What a subcommand does, and the function that does it with the rest of the command line.
 COMMANDS = {
     'restore': ('remove noise, rain and haze from pictures', 'airnet_basicsr.restore.command:main'),
+    'serve': ('restore pictures on a page in the browser', 'airnet_basicsr.restore.serve:main'),
     'model': ('look into, convert, shrink and export model files', 'airnet_basicsr.network.model_files:main'),
     'options': ('list and copy the option files of trainings and tests', 'airnet_basicsr.option_files:main'),
     'prepare': ('make and check the datasets that option files name', 'airnet_basicsr.prepare.command:run'),

@@ -36,6 +36,7 @@ _EXTRAS = {
     **dict.fromkeys(('lmdb', 'skimage', 'torchvision', 'yaml'), 'train'),
     **dict.fromkeys(('jinja2', 'matplotlib', 'scipy', 'sklearn'), 'report'),
     **dict.fromkeys(('onnx', 'onnxruntime'), 'onnx'),
+    **dict.fromkeys(('gradio', 'starlette'), 'web'),
 }
 
 

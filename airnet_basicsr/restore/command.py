@@ -76,14 +76,15 @@ class Done(NamedTuple):
     """What the new files could not hold, and the pictures that it was in."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(
         prog='airnet restore',
         description='Remove noise, rain and haze from pictures, without being told which.',
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add('inputs', nargs='+', metavar='PICTURE', help='files, folders (with all below them), or quoted patterns')
     add('-o', '--output', type=Path, default=Path('restored'), metavar='FOLDER', help='default: restored')
     add(
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--device', help='cpu, cuda, cuda:1, ...; default: the GPU where there is one')
     add('--tile', type=int, metavar='PIXELS', help='side of the tiles; default: chosen from the free memory')
     add('--shard', metavar='I/N', help='do the I-th of N equal shares (1/N to N/N); under torchrun this is automatic')
-    return parser
+    return made
 
 
 def _walk(folder: Path, output: Path, failures: Failures) -> Iterator[Path]:
@@ -211,12 +212,23 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], Failures]:
     return jobs, failures
 
 
+def for_a_screen(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as read, as H x W or H x W x 3 of uint8: without alpha."""
+    pixels = to_depth(pixels, 8)
+    if pixels.ndim == 3:
+        pixels = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0]
+    return pixels
+
+
+def write_view(path: Path, pixels: np.ndarray, before: Picture) -> None:
+    """Write pixels :func:`for_a_screen` as a JPEG with the colours of ``before``."""
+    colours = {key: value for key, value in before.metadata.items() if key == 'icc_profile'}
+    write_picture(path, Picture(pixels, colours, False))
+
+
 def _comparison(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     panels = []
-    for pixels in (before, after):
-        pixels = to_depth(pixels, 8)
-        if pixels.ndim == 3:
-            pixels = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0]
+    for pixels in map(for_a_screen, (before, after)):
         panels += [pixels, np.full_like(pixels[:, :8], 255)]
     joined = Image.fromarray(np.concatenate(panels[:3], 1))
     joined.thumbnail((LARGEST_JPEG_SIDE, LARGEST_JPEG_SIDE))
@@ -228,8 +240,7 @@ def _write(
 ) -> list[str]:
     """Gives what the file could not hold."""
     if job.comparison:
-        colours = {key: value for key, value in before.metadata.items() if key == 'icc_profile'}
-        write_picture(job.comparison, Picture(_comparison(before.pixels, after), colours, False))
+        write_view(job.comparison, _comparison(before.pixels, after), before)
     if job.explanation:
         write_whole(job.explanation, (json.dumps(explanation, indent=2) + '\n').encode())
     # Last, since it is this file by which people see that a picture is done.
@@ -248,10 +259,17 @@ def _restore_one(
     return to_depth(restored, 8) if args.depth == 8 else restored
 
 
-def run(jobs: Sequence[Job], restorer: Restorer, args: argparse.Namespace, done: Done) -> None:
+def run(
+    jobs: Sequence[Job],
+    restorer: Restorer,
+    args: argparse.Namespace,
+    done: Done,
+    watch: Callable[[int, int], None] | None = None,
+) -> None:
     """Restore ``jobs``; decoding, network and encoding of neighbouring pictures overlap.
 
-    What became of each is added to ``done``, so that it is known after an interruption, too.
+    What became of each is added to ``done``, so that it is known after an interruption, too. ``watch`` is called with
+    the tiles of a picture done so far and in all; where it raises, that picture fails.
     """
     writing: tuple[Job, Picture, Future] | None = None
 
@@ -277,6 +295,8 @@ def run(jobs: Sequence[Job], restorer: Restorer, args: argparse.Namespace, done:
     def progress(done: int, total: int) -> None:
         tiles.total = total
         tiles.update(done - tiles.n)
+        if watch:
+            watch(done, total)
 
     with pictures, tiles, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         reading = [reader.submit(read_picture, job.source) for job in jobs[:1]]
@@ -372,16 +392,35 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
+def set_up() -> None:
+    """What every program that restores people's pictures sets for its process."""
     end_in_one_line()
     keep_freed()
-    args = _parser().parse_args(argv)
-    _prepare(args)
     # Large pictures are what tiles are for; Pillow's own limit (twice the size it warns of) stays.
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)
     # What is wrong with a TIFF is said once, in our words.
     logging.getLogger('tifffile').setLevel(logging.CRITICAL)
+
+
+def restorer_of(args: argparse.Namespace, device: str | None) -> Restorer:
+    """The restorer that the command line asks for."""
+    return Restorer(
+        args.model,
+        device=device,
+        dtype=args.dtype,
+        tile=args.tile,
+        self_ensemble=args.self_ensemble,
+        strength=args.strength,
+        leave_alone=args.leave_alone,
+        sigma=args.sigma,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status."""
+    set_up()
+    args = parser().parse_args(argv)
+    _prepare(args)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')  # names of files need not be text
@@ -397,16 +436,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = args.device
         if device is None and 'LOCAL_RANK' in os.environ and torch.cuda.is_available():
             device = f'cuda:{int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()}'
-        restorer = Restorer(
-            args.model,
-            device=device,
-            dtype=args.dtype,
-            tile=args.tile,
-            self_ensemble=args.self_ensemble,
-            strength=args.strength,
-            leave_alone=args.leave_alone,
-            sigma=args.sigma,
-        )
+        restorer = restorer_of(args, device)
         if args.explain:
             restorer.check_reference()
         if todo:
