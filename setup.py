@@ -28,7 +28,7 @@ class BuildPackage(build_py):
         super().run()
         if not self.editable_mode:
             for path in Path('options').rglob('*.yml'):
-                target = Path(self.build_lib, 'airnet_basicsr/option_files', path.relative_to('options'))
+                target = Path(self.build_lib, 'airnet_basicsr/prepare/option_files', path.relative_to('options'))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
 

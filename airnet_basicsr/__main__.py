@@ -14,7 +14,7 @@ COMMANDS = {
     'restore': ('remove noise, rain and haze from pictures', 'airnet_basicsr.restore.command:main'),
     'serve': ('restore pictures on a page in the browser', 'airnet_basicsr.restore.serve:main'),
     'model': ('look into, convert, shrink and export model files', 'airnet_basicsr.network.model_files:main'),
-    'options': ('list and copy the option files of trainings and tests', 'airnet_basicsr.option_files:main'),
+    'options': ('list and copy the option files of trainings and tests', 'airnet_basicsr.prepare.option_files:main'),
     'prepare': ('make and check the datasets that option files name', 'airnet_basicsr.prepare.command:run'),
     'sheet': ("draw what a training's degradations look like", 'airnet_basicsr.plugin.sheet:main'),
     'train': ('train a network in BasicSR', 'airnet_basicsr.plugin.training:main'),

@@ -32,9 +32,7 @@ def write_image(path: Path, rgb: np.ndarray) -> None:
 
 
 def write_lmdb(path: Path, images: dict[str, np.ndarray]) -> Path:
-    from basicsr.utils.lmdb_util import LmdbMaker
-
-    maker = LmdbMaker(str(path), map_size=2**28)
+    maker = pytest.importorskip('basicsr.utils.lmdb_util').LmdbMaker(str(path), map_size=2**28)
     for key, rgb in images.items():
         content = cv2.imencode('.png', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
         maker.put(content, key, rgb.shape)

@@ -1,6 +1,10 @@
 """Which part of the package knows what, and that importing it changes nothing."""
 
+from pathlib import Path
+
 from conftest import ROOT, run_python
+
+import airnet_basicsr
 
 # Runs a program in which BasicSR, torchvision and the plugin cannot be imported.
 ALONE = """
@@ -8,6 +12,14 @@ import sys
 for name in ('basicsr', 'torchvision', 'lmdb', 'airnet_basicsr.plugin'):
     sys.modules[name] = None
 """
+
+
+def test_every_module_has_a_room():
+    root = Path(airnet_basicsr.__file__).parent
+    modules = {path.stem for path in root.glob('*.py')}
+    rooms = {path.parent.name for path in root.glob('*/__init__.py')}
+    assert modules == {'__init__', '__main__', 'errors', 'test', 'train'}
+    assert rooms == {'network', 'plugin', 'prepare', 'report', 'restore'}
 
 
 def test_importing_the_package_imports_nothing():

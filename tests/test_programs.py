@@ -12,8 +12,8 @@ from conftest import ROOT, run_python
 
 from airnet_basicsr.__main__ import COMMANDS, REFERENCE
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.option_files import available, copy
 from airnet_basicsr.plugin.options import load_options
+from airnet_basicsr.prepare.option_files import available, copy
 
 
 def test_help_fits_a_screen_and_imports_little():
@@ -129,7 +129,7 @@ def test_a_wheel_built_without_a_compiler_is_for_every_platform(tmp_path):
     wheel, files = _wheel(tmp_path, CC='false', CXX='false')
     assert wheel.name.endswith('-py3-none-any.whl')
     tracked = {path.relative_to(ROOT / 'options').as_posix() for path in (ROOT / 'options').rglob('*.yml')}
-    assert {f'airnet_basicsr/option_files/{name}' for name in tracked} < files
+    assert {f'airnet_basicsr/prepare/option_files/{name}' for name in tracked} < files
     packaged = ('airnet_basicsr/weights/airnet_small.pth', 'airnet_basicsr/report/page.html')
     assert files.issuperset(packaged) and not any('_native' in name for name in files)
 

@@ -10,7 +10,7 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.files import walk
 from airnet_basicsr.prepare.images import SUFFIXES, Failure, Image, Job
 from airnet_basicsr.restore.image_files import read_size
-from airnet_basicsr.stored_images import is_lmdb, key_of
+from airnet_basicsr.restore.stored_images import is_lmdb, key_of
 
 
 class Part(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.prepare.layouts import own_files
 from airnet_basicsr.prepare.workers import ordered
-from airnet_basicsr.stored_images import decode, is_lmdb, read_lmdb_list
+from airnet_basicsr.restore.stored_images import decode, is_lmdb, read_lmdb_list
 
 SAME = 0.97
 """Correlation of thumbnails from which on two pictures count as one photograph."""

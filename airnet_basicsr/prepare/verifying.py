@@ -13,7 +13,7 @@ from tqdm import tqdm
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.prepare.images import inspect
 from airnet_basicsr.prepare.workers import ordered
-from airnet_basicsr.stored_images import Entry, decode, is_lmdb, read_lmdb_list
+from airnet_basicsr.restore.stored_images import Entry, decode, is_lmdb, read_lmdb_list
 
 _CHUNK = 32
 _TILE = (240, 180)

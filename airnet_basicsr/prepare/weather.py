@@ -17,7 +17,7 @@ from airnet_basicsr.prepare.images import Failure, inspect
 from airnet_basicsr.prepare.layouts import Found, own_files
 from airnet_basicsr.prepare.thumbnails import SAME, likeness, thumbnail
 from airnet_basicsr.prepare.workers import ordered
-from airnet_basicsr.stored_images import DEPTH_UNIT, decode
+from airnet_basicsr.restore.stored_images import DEPTH_UNIT, decode
 
 RECORD = 'weather.json'
 _LEAST_TRANSMISSION = 0.02

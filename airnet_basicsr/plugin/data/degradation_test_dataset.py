@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from airnet_basicsr.plugin.data.degradations import build_degradation
 from airnet_basicsr.plugin.data.multi_degradation_dataset import to_tensor
 from airnet_basicsr.plugin.options import DATASET_KEYS, check_keys, require
-from airnet_basicsr.stored_images import key_of
+from airnet_basicsr.restore.stored_images import key_of
 
 
 @DATASET_REGISTRY.register()
@@ -23,9 +23,9 @@ class DegradationTestDataset(Dataset):
     Items are ``lq`` and ``gt`` (3 x H x W, float32, RGB, values in [0, 1] but for unclipped noise), ``lq_path`` and
     ``gt_path`` (of the clean image, which several degraded ones may share).
 
-    What is drawn (noise) depends only on the image's key (see :func:`~airnet_basicsr.stored_images.key_of`), on the
-    options of the degradation and on ``seed``: never on order, workers, ``crop_multiple``, or whether the image lies in
-    a folder or an LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
+    What is drawn (noise) depends only on the image's key (see :func:`~airnet_basicsr.restore.stored_images.key_of`),
+    on the options of the degradation and on ``seed``: never on order, workers, ``crop_multiple``, or whether the image
+    lies in a folder or an LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
 
     Options (beside the toolbox's): ``degradation``, a mapping as in :mod:`airnet_basicsr.plugin.data.degradations`;
     ``seed`` (default 0); ``crop_multiple``: both sides are cut, around the centre, to multiples of it (16 in the

@@ -22,7 +22,7 @@ from basicsr.utils.registry import Registry
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.data.image_source import ImageSource
 from airnet_basicsr.plugin.options import check_keys, require
-from airnet_basicsr.stored_images import key_of
+from airnet_basicsr.restore.stored_images import key_of
 
 DEGRADATION_REGISTRY = Registry('degradation')
 NOISE_PROTOCOLS = ('uint8', 'float')

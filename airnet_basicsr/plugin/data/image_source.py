@@ -12,7 +12,7 @@ from basicsr.utils import FileClient, get_root_logger
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.files import walk
 from airnet_basicsr.restore.image_files import FORMATS, READ_ONLY, REFUSED
-from airnet_basicsr.stored_images import decode, is_lmdb, read_lmdb_list
+from airnet_basicsr.restore.stored_images import decode, is_lmdb, read_lmdb_list
 
 IMAGE_SUFFIXES = (*FORMATS, *READ_ONLY)
 

@@ -14,7 +14,7 @@ from airnet_basicsr.plugin.data.degradations import DEGRADATION_REGISTRY
 from airnet_basicsr.plugin.data.drawn import DrawnDegradation, draw_below
 from airnet_basicsr.plugin.data.image_source import ImageSource
 from airnet_basicsr.plugin.options import require
-from airnet_basicsr.stored_images import DEPTH_UNIT
+from airnet_basicsr.restore.stored_images import DEPTH_UNIT
 
 
 @DEGRADATION_REGISTRY.register()

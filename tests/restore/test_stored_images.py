@@ -12,7 +12,7 @@ from conftest import write_lmdb
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.restore.image_files import read_size
-from airnet_basicsr.stored_images import Entry, decode, key_of, read_lmdb_list
+from airnet_basicsr.restore.stored_images import Entry, decode, key_of, read_lmdb_list
 
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
 

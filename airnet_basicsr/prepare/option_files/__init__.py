@@ -10,7 +10,7 @@ from airnet_basicsr.errors import InputError
 
 HERE = Path(__file__).resolve().parent
 # A wheel brings them beside this file (see setup.py); in a checkout they are where people edit them.
-FOLDER = HERE if (HERE / 'train_airnet_aio.yml').is_file() else HERE.parents[1] / 'options'
+FOLDER = HERE if (HERE / 'train_airnet_aio.yml').is_file() else HERE.parents[2] / 'options'
 
 
 def available() -> dict[str, str]:
