@@ -1,14 +1,15 @@
 # make demo   trains, tests and reports on real photographs, on a CPU, in minutes
 # make test   lint and the test suite (make test-slow: the long checks)
+# make docs   the documents and the API as a site, in build/docs; warnings are errors
 # make bench  speed and memory against the plain build, on this machine
 # make reference BSD400=FOLDER KODAK=FOLDER  the network that ships, trained, tested and compared with CBM3D: three
-#             hours on two cores (make reference-ablations: what its parts are good for, another hour)
+#             hours on two cores (make reference-ablations: what its parts contribute, another hour)
 # All create .venv first, where it is missing. PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow bench reference reference-ablations lint clean
+.PHONY: demo test test-slow docs bench reference reference-ablations lint clean
 
 .venv/.installed: pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -22,17 +23,20 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 demo: .venv/.installed
 	@$(BIN)/python -m airnet_basicsr.report.demo
 
-test: .venv/.installed lint
+test: .venv/.installed lint docs
 	@$(BIN)/python -m pytest
 
 test-slow: .venv/.installed
 	@$(BIN)/python -m pytest -m slow
 
+docs: .venv/.installed
+	@$(BIN)/mkdocs build --strict
+
 bench: .venv/.installed
 	@$(BIN)/python benchmarks/bench.py
 
 ABLATIONS := full wo_contrast wo_dcn wo_sft
-# The second goes on from the first.
+# The second starts from the first.
 PARTS := train_reference train_reference_finish
 # What is shipped is written anew.
 SHIPPED := airnet_basicsr/weights/airnet_small.pth

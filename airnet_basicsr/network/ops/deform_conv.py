@@ -283,7 +283,9 @@ def modulated_deform_conv2d(
         mask: B x (G*K) x Ho x Wo, already activated.
         weight: O x C x kh x kw.
         bias: O, or None.
-        stride, padding, dilation: for both axes, or (vertical, horizontal).
+        stride: for both axes, or (vertical, horizontal).
+        padding: likewise.
+        dilation: likewise.
         backend: a name of :func:`available_backends`, or 'auto'. None: the environment variable AIRNET_DCN_BACKEND,
             or else the choice of :func:`set_default_backend`, or else 'auto'.
 

@@ -21,13 +21,16 @@ def calculate_psnr_release(
 ) -> float:
     """PSNR in dB of the official release's test: data range 1, over R, G and B.
 
-    Called with the 8-bit images alone, as the toolbox's own models do, it is the PSNR of the rounded images: lower by
+    Called with the 8-bit images alone, as BasicSR's own models do, it is the PSNR of the rounded images: lower by
     about 0.006 dB at 30 dB and 0.05 dB at 40 dB.
 
     Args:
-        img, img2: The restored and the clean image, uint8, H x W x 3, BGR.
-        float_img, float_img2: The same before rounding, 1 x 3 x H x W, RGB; clipped to [0, 1] here. Models derived
-            from :class:`~airnet_basicsr.plugin.models.restoration_model.RestorationModel` give them.
+        img: The restored image, uint8, H x W x 3, BGR.
+        img2: The clean image, likewise.
+        float_img: The restored image before rounding, 1 x 3 x H x W, RGB; clipped to [0, 1] here. Models derived from
+            :class:`~airnet_basicsr.plugin.models.restoration_model.RestorationModel` give it.
+        float_img2: The clean image, likewise.
+        **kwargs: Ignored: BasicSR hands on all keys of the metric.
 
     Raises:
         InputError: The two images differ in size.
@@ -46,11 +49,15 @@ def calculate_ssim_release(
 ) -> float:
     """SSIM (0 to 1) of the official release's test: skimage's, uniform 7 x 7 window, mean over R, G and B.
 
-    The literature's (and the toolbox's) has a Gaussian window and is lower by some thousandths. Called with the 8-bit
-    images alone, as the toolbox's own models do, it is the SSIM of the rounded images.
+    The literature's (and BasicSR's) has a Gaussian window and is lower by some thousandths. Called with the 8-bit
+    images alone, as BasicSR's own models do, it is the SSIM of the rounded images.
 
     Args:
-        img, img2, float_img, float_img2: As in :func:`calculate_psnr_release`.
+        img: As in :func:`calculate_psnr_release`.
+        img2: Likewise.
+        float_img: Likewise.
+        float_img2: Likewise.
+        **kwargs: Ignored.
 
     Raises:
         InputError: The two images differ in size, or are smaller than the window.
