@@ -1,4 +1,4 @@
-"""The toolbox's command in this checkout; results go to this checkout. The toolbox itself is the installed package."""
+"""BasicSR's command in this checkout; results go to this checkout. BasicSR itself is the installed package."""
 
 from pathlib import Path
 

@@ -54,7 +54,7 @@ class Results:
 
     def stop_in_time(self) -> None:
         if time.monotonic() > self.until:
-            print(f'The time is up ({LIMIT:.0f} s): run this part again to go on.')
+            print(f'The time is up ({LIMIT:.0f} s): run this part again to resume.')
             sys.exit(GO_ON)
 
 

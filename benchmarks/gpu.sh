@@ -1,6 +1,6 @@
 #!/bin/sh
 # Checks and measures AirNet on a machine with a GPU, in parts of at most eight minutes. A part that ran out of time ends
-# with status 75 and goes on where it was when it is called again.
+# with status 75 and resumes when it is called again.
 #
 #   benchmarks/gpu.sh tests                  the tests marked gpu
 #   benchmarks/gpu.sh backends               the deformable convolution: all backends, values and speed
@@ -10,7 +10,7 @@
 #
 # It takes this checkout, PyTorch, torchvision and, where they are not installed, wheels of BasicSR and what that needs
 # in WHEELS (default: wheels). Results go to OUT (default: results/gpu), one file for each part, of `train` also the
-# network, its training state and the log; a part goes on from what it finds in FROM (default: OUT). PYTHON chooses the
+# network, its training state and the log; a part resumes from what it finds in FROM (default: OUT). PYTHON chooses the
 # interpreter, LIMIT the seconds after which a part begins nothing new, and DEVICE=cpu rehearses everything, tiny. Paths
 # are taken from the checkout's root.
 set -e

@@ -1,4 +1,4 @@
-"""The toolbox's own commands with the shipped option files, as processes, on small LMDBs of real photographs."""
+"""BasicSR's own commands with the shipped option files, as processes, on small LMDBs of real photographs."""
 
 import re
 
@@ -40,7 +40,7 @@ def test_training_logs_both_losses_and_validates_every_set(trained):
         assert re.findall(rf'Validation {name}\s+# psnr: [\d.]+\s+Best: [\d.]+ @ (\d+) iter', output) == ['3', '3']
 
 
-def test_auto_resume_goes_on_where_the_last_state_was_saved(trained):
+def test_auto_resume_continues_where_the_last_state_was_saved(trained):
     experiment, _ = trained
     network = torch.load(experiment / 'models/net_g_2.pth', weights_only=True)['params']
     saved = torch.load(experiment / 'training_states/2.state', weights_only=True)['contrast']

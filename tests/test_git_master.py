@@ -27,12 +27,12 @@ def tree(tmp_path_factory, paper_datasets):
     return root
 
 
-def test_trains_and_resumes_in_the_toolbox_s_own_checkout(tree):
+def test_trains_and_resumes_in_basicsr_s_own_checkout(tree):
     def train(*arguments, iterations):
         forced = ['datasets:train:gt_size=32', 'num_gpu=0', 'logger:print_freq=1', 'logger:save_checkpoint_freq=2']
         forced += [f'train:total_iter={iterations}', 'train:encoder_warmup_iter=1']
         options = ('-opt', ROOT / 'options/train_airnet_aio.yml', *arguments, '--force_yml', *forced)
-        # As the toolbox's documentation has it.
+        # As BasicSR's documentation has it.
         return run_python('basicsr/train.py', *options, cwd=tree, PYTHONPATH=f'.{os.pathsep}{ROOT}')
 
     done = train(iterations=2)

@@ -281,7 +281,7 @@ class AirNet(nn.Module):
         num_block: Blocks in each group.
         with_sft: False leaves the spatial feature transform out (Table 7, "w.o. SFT").
         with_dcn: False puts an ordinary 3x3 convolution in place of the deformable one (Table 7, "w.o. DCN").
-        identity_init: An untrained network gives back its input, for trainings too short to learn that first. The
+        identity_init: An untrained network gives back its input, for training runs too short to learn that first. The
             release starts from PyTorch's random weights.
         dilated_init: Pixels between the taps with which the deformable convolutions start, in turn, before offsets are
             learnt: a network of few blocks then sees far around each pixel. The release starts with 1.

@@ -1,4 +1,4 @@
-"""Checkpoint files: the toolbox's own (params, params_ema), with extra keys of ours, the official AirNet release's,
+"""Checkpoint files: BasicSR's own (params, params_ema), with extra keys of ours, the official AirNet release's,
 and the MATLAB files of DnCNN and FFDNet.
 
 Our files may also hold, beside the networks:
@@ -58,7 +58,7 @@ class Checkpoint(NamedTuple):
     """What a checkpoint file holds."""
 
     networks: dict[str, StateDict]
-    """State dicts in our names, by the toolbox's param key: ``params`` and, with an average, ``params_ema``."""
+    """State dicts in our names, by BasicSR's param key: ``params`` and, with an average, ``params_ema``."""
     contrast: StateDict | None
     """``key_encoder.*``, ``queue`` and ``queue_ptr``, as official files and those converted from them have."""
     reference: dict[str, StateDict] | None = None

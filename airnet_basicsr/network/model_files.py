@@ -85,7 +85,7 @@ def convert(source: str, target: str, to: str, facts: Mapping[str, str] = Mappin
     them) and the network's options as metadata.
 
     Our files keep key encoder and queue, so that the way back gives the same tensors bit by bit. A file of ours that
-    never had them gets a copy of the encoder and a queue of random keys, as at the start of a training.
+    never had them gets a copy of the encoder and a queue of random keys, as at the start of a training run.
 
     Raises:
         InputError: A file cannot be read or written, or is for inference only.

@@ -1,4 +1,4 @@
-"""What a training will cost, measured in a minute: ``python -m airnet_basicsr.train -opt X.yml --dry-run``."""
+"""What a training run will cost, measured in a minute: ``python -m airnet_basicsr.train -opt X.yml --dry-run``."""
 
 import datetime
 import logging

@@ -1,4 +1,4 @@
-"""``airnet model reference``: what ``airnet restore --explain`` compares pictures with, from the data of a training."""
+"""``airnet model reference``: what ``airnet restore --explain`` compares pictures with, from training data."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from airnet_basicsr.restore.restorer import embed_patch
 
 
 def add_reference(source: str, target: str, options: str, count: int) -> None:
-    """Write ``source`` with reference embeddings: ``count`` patches of each degradation of a training, and clean ones.
+    """Write ``source`` with reference embeddings of ``count`` patches of each degradation in training, and clean ones.
 
     The degradations are those of ``datasets: train`` in ``options``, a MultiDegradationDataset, whose folders are read.
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('model', metavar='MODEL')
     parser.add_argument('-o', '--output', required=True, metavar='FILE')
-    parser.add_argument('-opt', required=True, metavar='TRAINING.yml', help="a training's options: its degradations")
+    parser.add_argument('-opt', required=True, metavar='TRAINING.yml', help='option file with the degradations')
     parser.add_argument('--count', type=int, default=64, metavar='N', help='patches of each degradation; default: 64')
     args = parser.parse_args(argv)
     add_reference(args.model, args.output, args.opt, args.count)

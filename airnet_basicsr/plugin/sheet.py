@@ -1,4 +1,4 @@
-"""A sheet of samples of a training's degradations, for people to look at."""
+"""Samples of the degradations of a training run, for people to look at."""
 
 import argparse
 from pathlib import Path
@@ -22,7 +22,7 @@ def draw_sheet(opt: dict[str, Any], count: int, seed: int = 0) -> np.ndarray:
     Args:
         opt: The dataset's options, ``datasets: train`` in an option file.
         count: Samples of each, at least 1.
-        seed: Of all that is drawn; the same as ``manual_seed`` of a training draws what its first epoch does.
+        seed: Of all that is drawn; the same as ``manual_seed`` of a training run draws what its first epoch does.
 
     Returns:
         uint8, H x W x 3, BGR: a row for each degradation, under its name.
@@ -52,9 +52,9 @@ def draw_sheet(opt: dict[str, Any], count: int, seed: int = 0) -> np.ndarray:
 def main() -> int:
     """The program ``airnet sheet``; gives its exit status."""
     parser = argparse.ArgumentParser(
-        description="Draws samples of a training's degradations, as its first epoch has them, beside clean patches."
+        description='Draws samples of the degradations in training, as the first epoch has them, beside clean patches.'
     )
-    parser.add_argument('-opt', type=Path, required=True, metavar='TRAINING.yml', help="a training's option file")
+    parser.add_argument('-opt', type=Path, required=True, metavar='TRAINING.yml', help='its option file')
     parser.add_argument('-o', '--output', type=Path, default=Path('sheet.png'), help='PNG file (default: sheet.png)')
     parser.add_argument('--count', type=int, default=6, help='samples of each degradation (default: 6)')
     arguments = parser.parse_args()

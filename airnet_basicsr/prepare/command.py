@@ -210,7 +210,7 @@ def _add_weather(commands: argparse._SubParsersAction) -> None:
         help='take streaks and depth out of rainy and hazy pairs, to lay on photographs while training',
         description='Writes folders for the degradations CleanPictures, RainStreaks and Haze: clean/ and scenes/ '
         '(photographs), streaks/ (layers of rain), depth/ (depth maps), and what is held out for validation in val_*/. '
-        'Photographs that a held-out rainy picture shows are left out. An interrupted run goes on when it is repeated.',
+        'Photographs that a held-out rainy picture shows are left out. An interrupted run resumes when it is repeated.',
     )
     command.add_argument('--photos', type=_folder, nargs='+', required=True, metavar='FOLDER', help='clean photographs')
     command.add_argument(

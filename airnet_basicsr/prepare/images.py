@@ -13,7 +13,7 @@ from airnet_basicsr.restore.image_files import SUFFIXES as SUFFIXES
 from airnet_basicsr.restore.image_files import decode_picture, to_depth
 
 _KEPT = {'JPEG': 'jpg', 'PNG': 'png', 'WEBP': 'webp'}
-# The toolbox's own level for LMDBs: quick to write and to read, some per cent larger than the smallest.
+# BasicSR's own level for LMDBs: quick to write and to read, some per cent larger than the smallest.
 _WHOLE = (1, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 # Sub-images are for quick reading: not compressed they take 1.7 times the space and an eighth of the time to decode.
 # 19 and 8 are IMWRITE_PNG_FILTER and IMWRITE_PNG_FILTER_NONE; OpenCV 4.11 and before lack the names and ignore them.
@@ -171,7 +171,7 @@ def process(job: Job, cut: Cut | None) -> Result:
 
 
 def positions(length: int, cut: Cut) -> list[int]:
-    """Where sub-images start along a side, as in the toolbox's extract_subimages; the last one ends at the border."""
+    """Where sub-images start along a side, as in BasicSR's extract_subimages; the last one ends at the border."""
     starts = list(range(0, max(length - cut.size, 0) + 1, cut.step))
     if starts[-1] + cut.size < length:
         starts.append(length - cut.size)

@@ -132,7 +132,7 @@ def prepare_weather(
                 )
             residuals.setdefault(made.kind, []).append(made.residual)
     except OSError as error:
-        raise InputError(f'writing to {out} failed: {error}; run the same command again to go on') from error
+        raise InputError(f'writing to {out} failed: {error}; run the same command again to resume') from error
     for name in sorted({task.target.split('/')[0] for task in tasks}):
         print(f'{out / name}: {sum(task.target.startswith(f"{name}/") for task in tasks)} pictures')
     print(f'{left} photographs are left out: a held-out rainy picture shows the same')

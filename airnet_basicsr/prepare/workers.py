@@ -33,7 +33,7 @@ def ordered(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise InputError(
-            'a worker process was killed, as happens when memory runs out; run the same command again to go on, '
+            'a worker process was killed, as happens when memory runs out; run the same command again to resume, '
             'with fewer --workers'
         ) from error
     finally:

@@ -1,4 +1,4 @@
-"""LMDBs in the toolbox's format, written in batches so that an interrupted run can go on where it stopped.
+"""LMDBs in BasicSR's format, written in batches so that an interrupted run can resume where it stopped.
 
 While work is under way everything lies in ``NAME.partial``: the LMDBs and ``prepared.json``, the record of progress.
 A batch is committed to the LMDBs, then appended to their ``meta_info.txt``, then recorded; whatever a kill leaves
@@ -23,7 +23,7 @@ from airnet_basicsr.prepare.images import Cut, Failure, Job, Result, expected_by
 from airnet_basicsr.prepare.workers import ordered
 
 RECORD = 'prepared.json'
-# As the toolbox's LmdbMaker: address space, not disk.
+# As BasicSR's LmdbMaker: address space, not disk.
 _MAP_SIZE = 1024**4
 _BATCH_BYTES = 16 * 2**20
 _BATCH_JOBS = 200
@@ -91,7 +91,7 @@ class _Progress:
 
 
 def write(plan: Plan, out: Path, skip: bool, overwrite: bool, workers: int) -> Written:
-    """Write or go on writing the LMDBs of ``plan`` into folder ``out``.
+    """Write, or resume writing, the LMDBs of ``plan`` into folder ``out``.
 
     Args:
         plan: What to write.
@@ -151,12 +151,12 @@ def write(plan: Plan, out: Path, skip: bool, overwrite: bool, workers: int) -> W
     except (lmdb.Error, OSError) as error:
         raise InputError(
             f'writing to {out} failed: {error}. {progress.state["done"]} of {len(plan.jobs)} are done and safe; '
-            'when there is room, run the same command again to go on.'
+            'when there is room, run the same command again to resume.'
         ) from error
     except KeyboardInterrupt:
         print(
             f'\nInterrupted: {progress.state["done"]} of {len(plan.jobs)} are done and safe; '
-            'run the same command again to go on.'
+            'run the same command again to resume.'
         )
         raise
     return progress.written()

@@ -26,7 +26,7 @@ def write_card(model: Path, experiments: list[Path], runs: list[Run], about: Pat
 
     Args:
         model: The file that is given away.
-        experiments: ``experiments/NAME`` of its training, or of the trainings that went on from one another, in turn;
+        experiments: ``experiments/NAME`` of its training, or of the training runs that continued one another, in turn;
             ``tb_logger/NAME`` must still lie beside ``experiments``.
         runs: Its test, and after it tests of other methods on the same images.
         about: What no file knows, as Markdown: purpose, limits, licence. The card begins with it.
@@ -88,7 +88,7 @@ def _words(described: dict[str, Any]) -> str:
 
 
 def _told(log: str, pattern: str) -> list[str]:
-    """What the logs of a training say, each thing once and the latest last."""
+    """What the logs of a training run say, each thing once and the latest last."""
     return list(dict.fromkeys(reversed(re.findall(pattern, log, re.MULTILINE))))[::-1]
 
 

@@ -1,4 +1,4 @@
-"""``python -m airnet_basicsr.report.curves``: learning curves of trainings, from what they logged for TensorBoard."""
+"""``python -m airnet_basicsr.report.curves``: learning curves, from what training logged for TensorBoard."""
 
 from airnet_basicsr.report import _packages  # noqa: F401  (before what needs them)
 
@@ -48,7 +48,7 @@ def read_curves(folder: Path) -> Curves:
             latest = {point.step: point.value for point in points}
             validation[tuple(name.rsplit('/', 1))] = sorted(latest.items())
     if not validation:
-        raise InputError(f'{folder} has no validations: give tb_logger/NAME of a training with use_tb_logger: true')
+        raise InputError(f'{folder} has no validations: give tb_logger/NAME of a training run with use_tb_logger: true')
     points = scalars.get('lr', [])
     if len(points) < 2:
         raise InputError(f'{folder} has fewer than two logged iterations: lower logger:print_freq')
@@ -91,7 +91,7 @@ def draw_curves(trainings: list[Curves], metric: str) -> str:
 
 
 def main() -> None:
-    """Draw the trainings that the command line names."""
+    """Draw the training runs that the command line names."""
     end_in_one_line()
     parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report.curves', description=__doc__)
     parser.add_argument('trainings', nargs='+', metavar='tb_logger/NAME', type=Path)

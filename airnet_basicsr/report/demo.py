@@ -1,6 +1,6 @@
 """``make demo``: a small AirNet trained, tested and shown on real photographs, on a CPU, in minutes.
 
-Everything runs through the toolbox's own commands and option files: ``train_demo.yml``, ``test_demo.yml`` and, for the
+Everything runs through BasicSR's own commands and option files: ``train_demo.yml``, ``test_demo.yml`` and, for the
 network that ships with the package, ``test_demo_shipped.yml``. This program makes their LMDBs, from photographs that
 come with scikit-image, and shows the results side by side.
 """
@@ -94,7 +94,7 @@ def make_datasets(folder: Path) -> None:
 
 
 def run(command: str, options: Path) -> None:
-    """Run the toolbox's command ``basicsr/<command>.py`` on an option file; ends this program where it fails."""
+    """Run BasicSR's command ``basicsr/<command>.py`` on an option file; ends this program where it fails."""
     line = [sys.executable, f'basicsr/{command}.py', '-opt', str(options)]
     print(f'\n$ python {" ".join(line[1:])}', flush=True)
     status = subprocess.run(line).returncode

@@ -10,7 +10,7 @@ from airnet_basicsr.report.tables import QUANTITIES
 
 GAP = '—'
 DIGITS = {'psnr': 2, 'ssim': 4}  # the paper's
-LOGGED_DIGITS = 4  # the toolbox's log's
+LOGGED_DIGITS = 4  # BasicSR's log's
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def paper_grid(table: dict[str, Any]) -> Grid:
 
 
 def measurement_grid(run: dict[str, Any]) -> Grid:
-    """All metrics of a run, to the digits of the toolbox's log."""
+    """All metrics of a run, to the digits of BasicSR's log."""
     header = ['Dataset', 'Metric', 'Protocol', 'Images', 'Input', 'Restored', '95 %', 'Gain', '95 %', 's/image']
     rows = []
     for measured in run['measurements']:

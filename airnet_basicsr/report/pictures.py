@@ -93,7 +93,7 @@ def _rebuild(run: Run, dataset: str) -> Dataset:
     opt = _located(opt, run.folder)
     try:
         return build_dataset(opt)
-    except (KeyError, OSError, ValueError, AssertionError) as error:  # the toolbox's own datasets
+    except (KeyError, OSError, ValueError, AssertionError) as error:  # BasicSR's own datasets
         raise InputError(f'its dataset is not to be had any more ({error})') from error
 
 

@@ -28,7 +28,7 @@ class Mean:
             than two.
         count: How many values were finite.
         left_out: The others, by image.
-        logged: The mean of all values, as the toolbox's log has it.
+        logged: The mean of all values, as BasicSR's log has it.
     """
 
     value: float
@@ -42,7 +42,7 @@ class Mean:
         """Of values by image."""
         finite = [value for value in values.values() if math.isfinite(value)]
         count = len(finite)
-        # Summed one by one, as the toolbox does: the last digit logged must be ours too.
+        # Summed one by one, as BasicSR does: the last digit logged must be ours too.
         mean = sum(finite) / count if count else math.nan
         interval = None
         if count > 1:
@@ -88,7 +88,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """By name: the toolbox's ``type`` and parameters."""
+        """By name: BasicSR's ``type`` and parameters."""
         return self.info['metrics']
 
     @property

@@ -45,7 +45,7 @@ AVIF, HEIC, JPEG XL, JPEG 2000, PPM and TGA are read, too, and written as PNG. W
 picture (a resolution, say) is listed at the end.
 
 The exit status is 0 when every picture was restored or already there, 1 when some failed (they are listed at the end,
-with the reasons), 130 after Ctrl-C. The same command again goes on where a run was interrupted.
+with the reasons), 130 after Ctrl-C. The same command resumes an interrupted run.
 """
 LARGEST_JPEG_SIDE = 65_500
 
@@ -274,7 +274,7 @@ def run(
     writing: tuple[Job, Picture, Future] | None = None
 
     def note(job: Job, error: Exception) -> None:
-        # Whatever happens to one picture, the run goes on with the others.
+        # Whatever happens to one picture, the others are restored.
         known = isinstance(error, InputError)
         done.failures.append((str(job.source), message_of(error) if known else f'{type(error).__name__}: {error}'))
 
@@ -443,7 +443,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_writable(args.output.parent if todo[0].target == args.output else args.output)
         run(todo, restorer, args, done)
     except KeyboardInterrupt:
-        print('\nInterrupted. What is written is whole; the same command again goes on from here.', file=sys.stderr)
+        print('\nInterrupted. What is written is whole; the same command resumes from here.', file=sys.stderr)
         _tell(done, skipped, args.output)
         return 130
     if distributed.is_initialized():

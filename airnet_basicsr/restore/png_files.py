@@ -27,7 +27,7 @@ def read_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
     """Type and data of each chunk.
 
     Raises:
-        InputError: It is cut short or a checksum is wrong; the message goes on a file's name.
+        InputError: It is cut short or a checksum is wrong; the message continues a file's name.
     """
     found, at = [], len(SIGNATURE)
     while True:

@@ -37,7 +37,7 @@ def read_tiff(content: bytes, largest: float) -> tuple[np.ndarray | bytes, int |
         the metadata; and what was left out.
 
     Raises:
-        InputError: It holds several pictures, or a layout that is not understood; the message goes on a file's name.
+        InputError: It holds several pictures, or a layout that is not understood; the message continues a file's name.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         pages = [page for page in file.pages if not int(page.subfiletype or 0) & 5]  # neither a thumbnail nor a mask

@@ -1,4 +1,4 @@
-"""The cost of a training, as printed before it starts."""
+"""The cost of a training run, as printed before it starts."""
 
 import re
 
@@ -37,4 +37,4 @@ def test_a_broken_image_is_named_and_nothing_is_said_to_be_saved(paper_datasets,
     done = run_python('-m', 'airnet_basicsr.train', *options, cwd=tmp_path)
     assert done.returncode == 1
     assert 'image photos/rocket6.png cannot be decoded' in done.stdout
-    assert 'raining goes on' not in done.stdout and 'auto_resume' not in done.stdout
+    assert 'raining continues' not in done.stdout and 'auto_resume' not in done.stdout

@@ -1,4 +1,4 @@
-"""Every option file that is shipped, as the toolbox runs it: only smaller, and on small photographs."""
+"""Every option file that is shipped, as BasicSR runs it: only smaller, and on small photographs."""
 
 import json
 import logging
@@ -55,9 +55,9 @@ def folder(tmp_path_factory, photos):
 
 
 def run(pipeline, file, folder, monkeypatch, *force):
-    """The toolbox's own program with ``-opt file``."""
+    """BasicSR's own program with ``-opt file``."""
     monkeypatch.setattr(sys, 'argv', ['program', '-opt', str(OPTIONS / file), '--force_yml', 'num_gpu=0', *force])
-    # The toolbox sets its logger up once in a process, for good; here each run has a log file of its own.
+    # BasicSR sets its logger up once in a process, for good; here each run has a log file of its own.
     logger = logging.getLogger('basicsr')
     monkeypatch.setattr('basicsr.utils.logger.initialized_logger', {})
     monkeypatch.setattr(logger, 'handlers', [])
@@ -83,7 +83,7 @@ def train(file, folder, monkeypatch):
         frozen = options['train'].get('freeze_encoder')
         if options['model_type'] == 'AirNetModel' and not frozen:
             force.append('train:encoder_warmup_iter=1')
-        if frozen and not shipped:  # goes on from another training
+        if frozen and not shipped:  # continues another training run
             before = Path(start).parts[1]
             train(next(file for file in TRAINING if FILES[file]['name'] == before), folder, monkeypatch)
         run(run_training, file, folder, monkeypatch, *force)

@@ -67,7 +67,7 @@ def test_learning_rate_of_every_epoch_is_the_release_s():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=train['optim_g']['lr'])
     scheduler = MultiStepRestartLR(optimizer, **train['scheduler'])
     rates = {}
-    for iteration in range(1, 600_001):  # the paper's length; the toolbox steps before each but the first
+    for iteration in range(1, 600_001):  # the paper's length; BasicSR steps before each but the first
         if iteration > 1:
             scheduler.last_epoch += 1
             if scheduler.last_epoch in scheduler.milestones or scheduler.last_epoch in scheduler.restarts:
@@ -157,7 +157,7 @@ def test_a_derived_file_says_what_differs(files, monkeypatch):
     folder = files(base=BASE, derived=DERIVED, second='base: !base derived.yml\nname: second\npath: {models: m}\n')
     assert load_options(folder / 'derived.yml') == MERGED
     assert load_options(folder / 'second.yml') == {**MERGED, 'name': 'second', 'path': {'models': 'm'}}
-    # The toolbox's own reading and its command line: a base's value is there to be changed.
+    # BasicSR's own reading and its command line: a base's value is there to be changed.
     monkeypatch.chdir(folder.parent)
     path = f'{folder.name}/derived.yml'
     monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', path, '--force_yml', 'manual_seed=8', 'train:optim_g:lr=2'])
@@ -166,7 +166,7 @@ def test_a_derived_file_says_what_differs(files, monkeypatch):
     assert options['datasets']['val_3']['phase'] == 'val' and 'val' not in options['datasets']
 
 
-def test_the_toolbox_alone_reads_a_derived_file(files):
+def test_basicsr_alone_reads_a_derived_file(files):
     """As in a checkout of BasicSR, where the file's own line is what first imports the plugin."""
     folder = files(base=BASE, derived=DERIVED)
     read = """
@@ -188,7 +188,7 @@ def test_the_experiment_s_copy_needs_no_base(files, tmp_path_factory):
     copy = experiment / 'derived.yml'
     assert load_options(copy) == MERGED
     assert 'GENERATE TIME' in copy.read_text() and PLUGIN in copy.read_text()
-    copy_opt_file(str(copy), str(experiment))  # as when a training is resumed with it
+    copy_opt_file(str(copy), str(experiment))  # as when a training run is resumed with it
     assert load_options(copy) == MERGED
     copy_opt_file(str(folder / 'plain.yml'), str(experiment))
     assert (experiment / 'plain.yml').read_text().endswith(PLUGIN + BASE)  # comments and all

@@ -1,4 +1,4 @@
-"""Repairs of the toolbox, each by what it does for a user of the toolbox."""
+"""Repairs of BasicSR, each by what it does for a user of BasicSR."""
 
 import copy
 import shutil
@@ -43,7 +43,7 @@ def test_average_of_the_network_covers_batchnorm_statistics():
 
 
 class FromLmdb(Dataset):
-    """Reads as the toolbox's datasets do: a file client of its own, opened at the first reading."""
+    """Reads as BasicSR's datasets do: a file client of its own, opened at the first reading."""
 
     def __init__(self, path):
         self.path, self.client = str(path), None

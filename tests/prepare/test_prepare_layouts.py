@@ -126,7 +126,7 @@ def test_compressed_bytes_are_kept_and_shared_clean_images_stored_once(
     np.testing.assert_array_equal(bmp['00001'], photographs(1)[0])
 
 
-def test_the_toolbox_reads_pairs(prepared: dict[tuple[str, str], Path]) -> None:
+def test_basicsr_reads_pairs(prepared: dict[tuple[str, str], Path]) -> None:
     from basicsr.data.paired_image_dataset import PairedImageDataset
 
     out = prepared['rain100l-train', 'release']

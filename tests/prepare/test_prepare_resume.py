@@ -1,4 +1,4 @@
-"""Interrupted preparation goes on where it stopped, and ends as if nothing had happened."""
+"""Interrupted preparation resumes where it stopped, and ends as if nothing had happened."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def _kill_and_run_again(source: Path, out: Path, undisturbed: Path, kills: int) 
     said = ''
     for number in range(kills):
         process = _start(source, out)
-        if number % 3 == 0:  # else it might never get as far as to have something to go on from
+        if number % 3 == 0:  # else it might never get as far as to have something to resume from
             _wait_for_progress(process, out)
         time.sleep(draw.uniform(0, 0.8))
         interrupted += process.poll() is None

@@ -16,7 +16,7 @@ from airnet_basicsr.report.curves import read_curves
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, paper_datasets):
-    """A working directory with a training named ``run`` and a test of its network; the test's log."""
+    """A working directory with a training run named ``run`` and a test of its network; the test's log."""
     folder = tmp_path_factory.mktemp('card')
     (folder / 'datasets').symlink_to(paper_datasets / 'datasets')
     (folder / 'basicsr').mkdir()

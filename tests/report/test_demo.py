@@ -39,7 +39,7 @@ def test_training_and_validation_parts_are_disjoint(datasets):
             assert columns(photo, train.read(key))[1] < held_out
 
 
-def test_the_toolbox_reads_the_pairs_and_they_are_degraded(datasets):
+def test_basicsr_reads_the_pairs_and_they_are_degraded(datasets):
     for kind, most in (('rain', 35), ('haze', 30)):
         for part in ('train', 'val'):
             opt = {'name': kind, 'type': 'PairedImageDataset', 'phase': 'val', 'scale': 1}

@@ -1,4 +1,4 @@
-"""From the toolbox's test command to the report in every format; and what is wrong with the folders it is given."""
+"""From BasicSR's test command to the report in every format; and what is wrong with the folders it is given."""
 
 import base64
 import hashlib
@@ -57,7 +57,7 @@ def _options(datasets, name):
 
 @pytest.fixture(scope='module')
 def tested(tmp_path_factory, photos):
-    """Two tests, with the toolbox's command in a checkout's place: results of a small AirNet, and of nothing at all."""
+    """Two tests, with BasicSR's command in a checkout's place: results of a small AirNet, and of nothing at all."""
     root = tmp_path_factory.mktemp('tested')
     for folder in ('basicsr', 'datasets'):
         (root / folder).mkdir()
@@ -104,7 +104,7 @@ def copied(tested, tmp_path):
 
 
 def logged(log):
-    """Means by dataset and metric, as the toolbox prints them."""
+    """Means by dataset and metric, as BasicSR prints them."""
     found = {}
     for part in log.split('Validation ')[1:]:
         for metric, value in re.findall(r'# (\w+): ([\d.]+)', part):

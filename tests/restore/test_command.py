@@ -1,4 +1,4 @@
-"""The airnet-restore command on folders of real files: what is written where, what is refused, what goes on."""
+"""The airnet-restore command on folders of real files: what is written where, what is refused, what resumes."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_a_folder_keeps_its_structure_and_formats(album, identity, tmp_path, cap
     assert places(tmp_path / 'out') == sorted(pictures)
     for place in ('a.png', 'grey.PNG', 'trips/2024/d.tif', 'e.bmp'):
         np.testing.assert_array_equal(read_picture(tmp_path / 'out' / place).pixels, pictures[place])
-    # A second run has nothing to do, a third goes on where a file is missing.
+    # A second run has nothing to do, a third resumes where a file is missing.
     before = {place: (tmp_path / 'out' / place).stat().st_mtime_ns for place in pictures}
     assert main([str(folder), '-o', str(tmp_path / 'out'), '-m', identity]) == 0
     assert '0 restored, 6 already there' in capsys.readouterr().out
@@ -347,7 +347,7 @@ def test_an_interrupted_run_goes_on(identity, tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == 130 and 'goes on from here' in said and 'Traceback' not in said
+    assert process.returncode == 130 and 'resumes from here' in said and 'Traceback' not in said
     assert ', 1 failed' in said and '00.png is no PNG' in said
     written = places(tmp_path / 'out')
     assert 5 <= len(written) < 200
@@ -377,7 +377,7 @@ def test_folders_that_cannot_be_used(album, identity, tmp_path, capsys):
 
 
 def test_a_first_minute(album, tmp_path):
-    """From --help alone, with the network that comes along."""
+    """From --help alone, with the network that ships."""
     folder, pictures = album
     done = run_python('-m', 'airnet_basicsr.restore', '--help', cwd=ROOT)
     assert done.returncode == 0 and 'airnet restore photos/ -o restored/\n' in done.stdout

@@ -27,7 +27,7 @@ class DegradationTestDataset(Dataset):
     on the options of the degradation and on ``seed``: never on order, workers, ``crop_multiple``, or whether the image
     lies in a folder or an LMDB. It comes from numpy's RandomState, whose stream no numpy version changes.
 
-    Options (beside the toolbox's): ``degradation``, a mapping as in :mod:`airnet_basicsr.plugin.data.degradations`;
+    Options (beside BasicSR's): ``degradation``, a mapping as in :mod:`airnet_basicsr.plugin.data.degradations`;
     ``seed`` (default 0); ``crop_multiple``: both sides are cut, around the centre, to multiples of it (16 in the
     official release's tests; default 1).
 

@@ -99,7 +99,7 @@ class CleanImages:
         return source.describe(key)
 
     def path(self, index: int) -> str:
-        """The clean image's path, as the toolbox's datasets give it."""
+        """The clean image's path, as BasicSR's datasets give it."""
         source, key = self._locate(index)
         return source.path(key)
 
@@ -250,7 +250,7 @@ class PairedImages:
         return self.lq.describe(self.pairs[index][0])
 
     def path(self, index: int) -> str:
-        """The degraded image's path, as the toolbox's datasets give it."""
+        """The degraded image's path, as BasicSR's datasets give it."""
         return self.lq.path(self.pairs[index][0])
 
     def gt_path(self, index: int) -> str:

@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = (*FORMATS, *READ_ONLY)
 
 
 class ImageSource:
-    """The images of one folder (with its subfolders) or of one LMDB in the toolbox's format.
+    """The images of one folder (with its subfolders) or of one LMDB in BasicSR's format.
 
     Attributes:
         keys: Sorted names: the LMDB's keys, or paths below the folder without their suffix.
@@ -85,7 +85,7 @@ class ImageSource:
         return f'{key} in {self.root}' if self.is_lmdb else str(self.root / self._files[key])
 
     def path(self, key: str) -> str:
-        """What the toolbox calls the image's path: its file, or its key in an LMDB."""
+        """What BasicSR calls the image's path: its file, or its key in an LMDB."""
         return key if self.is_lmdb else str(self.root / self._files[key])
 
     def shape(self, key: str) -> tuple[int, ...]:
@@ -133,7 +133,7 @@ class ImageSource:
         return image
 
     def _open(self) -> FileClient:
-        # At the first reading, as the toolbox does: worker processes then open their own.
+        # At the first reading, as BasicSR does: worker processes then open their own.
         if self._client is None:
             self._client = (
                 FileClient('lmdb', db_paths=[str(self.root)], client_keys=['images']) if self.is_lmdb else FileClient()

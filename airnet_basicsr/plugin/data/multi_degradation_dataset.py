@@ -44,10 +44,10 @@ class MultiDegradationDataset(Dataset):
     With ``contrastive: false`` an item is a plain ``lq``/``gt`` pair of 3 x P x P with one ``degradation``, for the
     toolbox's SRModel. They take turns, so a batch whose size is a multiple of D holds each equally often.
 
-    Under the toolbox's sampler every patch follows from the seed, the epoch and its place in it, not from the number
+    Under BasicSR's sampler every patch follows from the seed, the epoch and its place in it, not from the number
     of workers. Indexed by plain integers, the dataset draws from torch's global random state.
 
-    Options (beside the toolbox's): ``degradations``, named mappings as in
+    Options (beside BasicSR's): ``degradations``, named mappings as in
     :mod:`airnet_basicsr.plugin.data.degradations`, which may each have a ``weight`` (a whole number, default 1);
     ``gt_size``, the patch size P (128 in the paper); ``contrastive`` (default true).
 
@@ -80,7 +80,7 @@ class MultiDegradationDataset(Dataset):
             for index in range(len(degradation)):
                 self._check_size(degradation, index, degradation.shape(index))
         self.largest = max(len(degradation) for degradation in self.degradations.values())
-        # The toolbox seeds each process with manual_seed + rank; all must agree on the order of the images.
+        # BasicSR seeds each process with manual_seed + rank; all must agree on the order of the images.
         self.seed = torch.initial_seed() - get_dist_info()[0]
 
     def _check_size(self, degradation: Any, index: int, shape: tuple[int, ...]) -> None:

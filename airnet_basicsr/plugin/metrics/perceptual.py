@@ -24,7 +24,7 @@ def calculate_pyiqa(
     """A metric of pyiqa by its name there (lpips, dists, niqe, musiq, ...).
 
     Those without a reference need no clean image. It works on the float images, clipped to [0, 1]; called with the
-    8-bit images alone, as the toolbox's own models do, on the rounded ones. pyiqa downloads the weights of learnt
+    8-bit images alone, as BasicSR's own models do, on the rounded ones. pyiqa downloads the weights of learnt
     metrics at their first use. Set ``better: lower`` beside ``metric`` for those of which less is better.
 
     Args:

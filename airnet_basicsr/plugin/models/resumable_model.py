@@ -58,7 +58,7 @@ class ResumableModel(EvaluatedModel):
             message = f'the checkpoint could not be written to {self.opt["path"]["experiments_root"]}: {error}.'
             if current_iter == -1:
                 raise InputError(f'{message} Make room and run again with --auto_resume.') from error
-            get_root_logger().error(f'{message} Training goes on; the last good checkpoint is kept.')
+            get_root_logger().error(f'{message} Training continues; the last good checkpoint is kept.')
             return
         keep_last = self.opt['logger'].get('keep_last')
         if keep_last and self.opt['rank'] == 0:
@@ -134,4 +134,4 @@ class ResumableModel(EvaluatedModel):
             try:
                 self.save_network(list(networks.values()), 'net_g', f'best_{self.best.metric}', list(networks))
             except OSError as error:
-                get_root_logger().error(f'The best network could not be written: {error}. Training goes on.')
+                get_root_logger().error(f'The best network could not be written: {error}. Training continues.')

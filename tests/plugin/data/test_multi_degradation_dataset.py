@@ -47,7 +47,7 @@ def options(roots, suffix='.lmdb', **changes):
 
 
 def epoch(opt, number=0, world_size=1, rank=0, ratio=1):
-    """The batches of one epoch as the toolbox's train.py makes them in process ``rank``."""
+    """The batches of one epoch as BasicSR's train.py makes them in process ``rank``."""
     torch.manual_seed(7)
     dataset = build_dataset(opt)
     sampler = EnlargedSampler(dataset, world_size, rank, ratio)
@@ -177,7 +177,7 @@ def test_a_key_is_another_crop_of_the_query_s_degraded_image(tmp_path):
     assert crops > 5
 
 
-def test_the_toolbox_sr_model_trains_on_plain_items(roots):
+def test_basicsr_sr_model_trains_on_plain_items(roots):
     batches = epoch(options(roots, contrastive=False, batch_size_per_gpu=6), ratio=4)
     opt = {
         'model_type': 'SRModel',

@@ -1,4 +1,4 @@
-"""The release's protocol against scikit-image on the float images; the toolbox's on the rounded ones."""
+"""The release's protocol against scikit-image on the float images; BasicSR's on the rounded ones."""
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ def test_of_float_images(pair):
 
 
 def test_of_8_bit_images_alone(pair):
-    """What the toolbox's own models hand over: the toolbox's PSNR, and SSIM with another window."""
+    """What BasicSR's own models hand over: BasicSR's PSNR, and SSIM with another window."""
     images = rounded(pair)
     psnr = calculate_metric(dict(images), {'type': 'calculate_psnr_release'})
     assert psnr == pytest.approx(calculate_metric(dict(images), {'type': 'calculate_psnr', 'crop_border': 0}), abs=1e-4)

@@ -129,7 +129,7 @@ def done(root, tmp_path_factory):
     return runs
 
 
-def test_lines_average_to_what_the_toolbox_logs(done):
+def test_lines_average_to_what_basicsr_logs(done):
     results, output = done[0]
     of_lines, in_log = means(lines(results)), logged(output)
     assert set(of_lines) == set(in_log) and len(in_log) == 8
@@ -138,7 +138,7 @@ def test_lines_average_to_what_the_toolbox_logs(done):
 
 
 def test_metrics_of_each_image_are_those_of_its_pictures(done, root):
-    """Anew: the toolbox's PSNR from the written PNG, the release's from the network's floats, by scikit-image."""
+    """Anew: BasicSR's PSNR from the written PNG, the release's from the network's floats, by scikit-image."""
     results, _ = done[0]
     net, opt = small_network(), options(root)['datasets']
     for line, item in zip(
@@ -269,7 +269,7 @@ def test_values_that_are_no_numbers_are_kept_as_such(test_run, tmp_path, root):
     assert [line['metrics']['psnr'] for line in found] == ['inf'] * 3
 
 
-def test_other_networks_of_the_toolbox(test_run):
+def test_other_networks_of_basicsr(test_run):
     net = {'type': 'RIDNet', 'in_channels': 3, 'mid_channels': 16, 'out_channels': 3, 'num_block': 1}
     found = test_run(model_type='RestorationModel', network_g=net, path={'pretrain_network_g': None})
     assert len(found) == 6 and all(-10 < line['metrics']['psnr'] < 60 for line in found)

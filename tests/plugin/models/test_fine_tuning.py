@@ -32,7 +32,7 @@ def train(folder, file, *arguments):
 
 @pytest.fixture
 def folder(tmp_path, paper_datasets):
-    """A working directory with the options of a training and of one that goes on from it."""
+    """A working directory with the options of a training run and of one that continues it."""
     (tmp_path / 'datasets').symlink_to(paper_datasets / 'datasets')
     write_options(tmp_path, total_iter=10)
     (tmp_path / 'finish.yml').write_text(FINISH)

@@ -224,7 +224,7 @@ def full_disk(folder):
 
 def test_a_full_disk_costs_checkpoints_but_not_the_run(folder, full_disk):
     done = train(folder)
-    assert 'the checkpoint could not be written' in done.stdout and 'Training goes on' in done.stdout
+    assert 'the checkpoint could not be written' in done.stdout and 'Training continues' in done.stdout
     assert re.search(r'iter: +40, lr', done.stdout)
     # The end cannot be written either: that is an error, in one line, with what to do.
     assert done.returncode == 1 and 'Make room and run again with --auto_resume' in done.stdout.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training."""
+"""What TensorBoard shows of a training run."""
 
 import pytest
 from conftest import run_python
