@@ -209,7 +209,24 @@ def _models(names: Sequence[str], device: str | None) -> dict[str, bool]:
     return told
 
 
-def build(models: dict[str, bool], folder: Path, limit: int, device: str | None) -> gr.Blocks:
+class Work:
+    """What is being done on a page."""
+
+    def __init__(self) -> None:
+        self.batches: dict[str | None, Batch] = {}
+        """The latest of each visitor."""
+        self.network = threading.Lock()
+        """Held while a picture goes through the network."""
+
+    def stop(self) -> None:
+        """Stop everything, and wait until the tile at work is done: PyTorch aborts a process that ends in one."""
+        for batch in list(self.batches.values()):
+            batch.stop()
+        with self.network:
+            pass
+
+
+def build(models: dict[str, bool], folder: Path, limit: int, device: str | None, work: Work) -> gr.Blocks:
     """The page.
 
     Args:
@@ -217,8 +234,8 @@ def build(models: dict[str, bool], folder: Path, limit: int, device: str | None)
         folder: Where the pictures are kept while somebody works on them.
         limit: Largest file that is taken, in MB; only told here.
         device: As for :class:`~airnet_basicsr.restore.restorer.Restorer`.
+        work: Where it is noted what is being done.
     """
-    batches: dict[str | None, Batch] = {}
     kept, read = (', '.join(dict.fromkeys(kinds)) for kinds in (FORMATS.values(), (s[1:].upper() for s in READ_ONLY)))
 
     def begin(
@@ -234,7 +251,7 @@ def build(models: dict[str, bool], folder: Path, limit: int, device: str | None)
         settings += ['--sigma', str(sigma)] if models[model] else []
         waiting = [Path(file) for file in files]
         batch = Batch(Path(tempfile.mkdtemp(dir=folder)), waiting, settings, len(files))
-        batches[request.session_hash] = batch
+        work.batches[request.session_hash] = batch
         return {
             batch_state: batch,
             turn_state: turn + 1,
@@ -272,10 +289,10 @@ def build(models: dict[str, bool], folder: Path, limit: int, device: str | None)
         }
 
     def take_turn(batch: Batch, turn: int, progress: Any = gr.Progress()) -> dict[Any, Any]:  # noqa: B008
-        if batch.stopped:
-            return {summary: gr.skip()}
-        count = len(batch.restored)
-        restore_next(batch, device, progress)
+        with work.network:
+            count = len(batch.restored)
+            if not batch.stopped:
+                restore_next(batch, device, progress)
         if batch.stopped:
             return {summary: gr.skip()}
         update: dict[Any, Any] = {summary: batch.summary()}
@@ -290,7 +307,7 @@ def build(models: dict[str, bool], folder: Path, limit: int, device: str | None)
         return ended(batch)
 
     def leave(request: gr.Request) -> None:
-        batch = batches.pop(request.session_hash, None)
+        batch = work.batches.pop(request.session_hash, None)
         if batch:
             batch.stop()
 
@@ -377,7 +394,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix='airnet-serve-') as folder:
         os.environ['GRADIO_TEMP_DIR'] = os.path.join(folder, 'gradio')
-        page = build(models, Path(folder), args.limit, args.device)
+        page = build(models, Path(folder), args.limit, args.device, work := Work())
         try:
             _, address, _ = page.launch(
                 server_name=args.host,
@@ -399,5 +416,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             raise InputError(f'--host {args.host} --port {args.port}: {error}') from error
         finally:
+            work.stop()
             page.close(verbose=False)
     return 0
