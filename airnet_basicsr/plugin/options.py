@@ -18,9 +18,13 @@ from typing import Any
 
 import yaml
 from basicsr.utils import options as toolbox_options
-from yaml import MappingNode, Node, ScalarNode
+from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.plugin.option_schema import number_of, read_numbers
+
+PYTHON = 'tag:yaml.org,2002:python/'
+PYTHON_NAME = f'{PYTHON}name:'
 
 # What the toolbox itself reads from a dataset's options, or adds to them.
 DATASET_KEYS = frozenset(
@@ -57,7 +61,7 @@ def check_number(
     section: Mapping[str, Any], key: str, default: float, limits: tuple[float, float], where: str
 ) -> float:
     """``section[key]``, or ``default``; an :class:`InputError` unless it is a number within ``limits``."""
-    value = section.get(key, default)
+    value = number_of(section.get(key, default))
     if not _is_number(value, limits):
         raise InputError(f'option {where}:{key}: expected a number from {limits[0]} to {limits[1]}, found {value!r}')
     return value
@@ -68,6 +72,8 @@ def check_range(
 ) -> list[float]:
     """``section[key]``, or ``default``; an :class:`InputError` unless it is ``[from, to]`` within ``limits``."""
     value = section.get(key, default)
+    if isinstance(value, list):
+        value = [number_of(end) for end in value]
     if not isinstance(value, list) or len(value) != 2 or not all(_is_number(end, limits) for end in value):
         raise InputError(f'option {where}:{key}: expected [from, to], both {limits[0]} to {limits[1]}, found {value!r}')
     if value[0] > value[1]:
@@ -80,18 +86,39 @@ def _is_number(value: Any, limits: tuple[float, float]) -> bool:
 
 
 def load_options(path: str | PathLike) -> dict[str, Any]:
-    """The option file as the toolbox reads it, before its command line changes anything.
+    """The option file as BasicSR reads it, before its command line changes anything.
+
+    As in training and testing, the modules that it names (``!!python/name``) are imported.
 
     Raises:
         InputError: The file, or one that it derives from, is missing or cannot be understood.
     """
-    loader = toolbox_options.ordered_yaml()[0]('')
+    return _construct(_compose(Path(path)), toolbox_options.ordered_yaml()[0])
+
+
+def read_options(path: str | PathLike) -> dict[str, Any]:
+    """As :func:`load_options`, but nothing is imported: what ``!!python/name`` names stays a name.
+
+    For programs that only look into an option file, which may be a stranger's.
+    """
+
+    class Reader(toolbox_options.ordered_yaml()[0]):
+        pass
+
+    Reader.add_multi_constructor(PYTHON_NAME, lambda loader, name, node: name)
+    return _construct(_compose(Path(path)), Reader)
+
+
+def _construct(root: MappingNode, kind: Any) -> dict[str, Any]:
+    loader = kind('')
     try:
-        return loader.construct_document(_compose(Path(path)))
+        options = loader.construct_document(root)
     except yaml.YAMLError as error:
         raise no_yaml(error) from error
     finally:
         loader.dispose()
+    read_numbers(options)
+    return options
 
 
 def no_yaml(error: yaml.YAMLError) -> InputError:
@@ -138,6 +165,38 @@ def _compose(path: Path, derived: tuple[Path, ...] = ()) -> MappingNode:
         raise InputError(f'option file {_place(named)}: the base {base} does not exist (looked for beside this file)')
     root.value = [(key, value) for key, value in root.value if value is not named]
     return _merge(_compose(base, derived), root)
+
+
+def check_file(root: Node | None) -> None:
+    """Raise :class:`InputError` for what an option file must not have: code, keys twice, a base without its tag."""
+    if root is not None:
+        _check_node(root, set())
+        base_of(root)
+
+
+def _check_node(node: Node, seen: set[int]) -> None:
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if node.tag.startswith(PYTHON) and not node.tag.startswith(PYTHON_NAME):
+        raise InputError(
+            f'option file {_place(node)}: !!python/{node.tag.removeprefix(PYTHON)} is refused: option files run no '
+            'code. Only !!python/name:MODULE.NAME is taken, which imports a plug-in.'
+        )
+    if isinstance(node, MappingNode):
+        found = set()
+        for key, value in node.value:
+            if key.value == '<<':
+                raise InputError(f"option file {_place(key)}: BasicSR does not merge `<<`; write the keys' values out")
+            if isinstance(key.value, str) and key.value in found:
+                raise InputError(f'option file {_place(key)}: the key `{key.value}` is there twice; remove one')
+            if isinstance(key.value, str):
+                found.add(key.value)
+            _check_node(key, seen)
+            _check_node(value, seen)
+    elif isinstance(node, SequenceNode):
+        for each in node.value:
+            _check_node(each, seen)
 
 
 def base_of(root: Node) -> Node | None:

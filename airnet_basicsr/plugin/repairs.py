@@ -46,6 +46,7 @@ def after_import() -> None:
     _derive_option_files()
     _share_lmdb_environments()
     _resume_from_a_good_state()
+    _check_options()
     _distribute_without_cuda()
     _ask_for_a_launcher()
     _average_buffers()
@@ -58,8 +59,8 @@ def after_import() -> None:
 
 
 def _derive_option_files() -> None:
-    """Option files cannot share what they have in common, a broken one ends in a stack trace, and a training cannot be
-    resumed with the copy in its experiment's folder (``SameFileError``).
+    """Option files cannot share what they have in common, run any code, a broken one ends in a stack trace, and a
+    training run cannot be resumed with the copy in its experiment's folder (``SameFileError``).
 
     ``!base`` (see :mod:`airnet_basicsr.plugin.options`) merges a file into another. In the experiment's folder, where
     the base is not, the merged whole is kept.
@@ -67,7 +68,7 @@ def _derive_option_files() -> None:
     import yaml
     from basicsr.utils import options
 
-    from airnet_basicsr.plugin.options import TAGS, base_of, no_yaml, standalone_text
+    from airnet_basicsr.plugin.options import TAGS, check_file, no_yaml, read_numbers, standalone_text
 
     train = _train_module()
     if _is_ours(train.copy_opt_file):
@@ -81,14 +82,16 @@ def _derive_option_files() -> None:
     class Loader(toolbox_loader):
         def get_single_node(self) -> Any:
             root = super().get_single_node()
-            base_of(root)
+            check_file(root)
             return root
 
         def get_single_data(self) -> Any:
             try:
-                return super().get_single_data()
+                options = super().get_single_data()
             except yaml.YAMLError as error:
                 raise no_yaml(error) from error
+            read_numbers(options)
+            return options
 
     @_ours
     @functools.wraps(plain_copy)
@@ -101,6 +104,45 @@ def _derive_option_files() -> None:
 
     options.ordered_yaml = lambda: (Loader, dumper)
     train.copy_opt_file = copy_opt_file
+
+
+def _check_options() -> None:
+    """What an option file has wrong ends in a stack trace, of BasicSR or in mid-run, or is passed over.
+
+    BasicSR's own train.py and test.py are in the middle of parse_options when they import us: their options are checked
+    as soon as they have them.
+    """
+    from basicsr.utils import options
+
+    from airnet_basicsr.plugin.option_checks import check_command_line, check_options
+
+    if _is_ours(options.parse_options):
+        return
+    plain_parse = options.parse_options
+
+    @_ours
+    @functools.wraps(plain_parse)
+    def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], Any]:
+        check_command_line(is_train)
+        opt, args = plain_parse(root_path, is_train)
+        check_options(opt, is_train)
+        return opt, args
+
+    def checking(plain: Callable) -> Callable:
+        @functools.wraps(plain)
+        def checked(opt: dict[str, Any]) -> Any:
+            check_options(opt, opt['is_train'])
+            return plain(opt)
+
+        return checked
+
+    options.parse_options = parse_options
+    main = sys.modules['__main__']
+    for program, first in (('train', 'load_resume_state'), ('test', 'make_exp_dirs')):
+        if hasattr(main, f'{program}_pipeline'):
+            setattr(main, first, checking(getattr(main, first)))
+        else:
+            importlib.import_module(f'basicsr.{program}').parse_options = parse_options
 
 
 def _train_module() -> ModuleType:
@@ -159,10 +201,9 @@ def _resume_from_a_good_state() -> None:
     ``--auto_resume`` therefore fails after a crash that left half a file, starts anew without a word where the program
     was not started in the folder that holds ``experiments``, and fails on a CPU.
     """
-    import torch
     from basicsr.utils import check_resume, set_random_seed
 
-    from airnet_basicsr.plugin.models.training_state import newest_good_state, remove_unfinished
+    from airnet_basicsr.plugin.models.training_state import named_state, newest_good_state, remove_unfinished
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         path = opt['path'].get('resume_state')
@@ -170,20 +211,13 @@ def _resume_from_a_good_state() -> None:
         if opt['rank'] == 0:
             for folder in ('models', 'training_states'):
                 remove_unfinished(opt['path'][folder])
-        if opt['auto_resume']:
-            found = newest_good_state(opt['path']['training_states'], opt['path']['models'])
-            if found is None:
-                return None
+        found = newest_good_state(opt['path']['training_states'], opt['path']['models']) if opt['auto_resume'] else None
+        if found is not None:
             path, state = found
         elif path is None:
             return None
         else:
-            try:
-                state = torch.load(path, map_location='cpu', weights_only=True)
-            except FileNotFoundError as error:
-                raise InputError(f'option path:resume_state: {path} does not exist') from error
-            except Exception as error:
-                raise InputError(f'option path:resume_state: {path} is damaged or no training state') from error
+            state = named_state(path, opt['path']['models'])
         opt['path']['resume_state'] = path
         check_resume(opt, state['iter'])
         if 'manual_seed' in state:  # written by RestorationModel

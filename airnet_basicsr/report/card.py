@@ -13,7 +13,7 @@ from typing import Any
 from airnet_basicsr.errors import InputError, end_in_one_line
 from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.network.model_files import info
-from airnet_basicsr.plugin.options import load_options
+from airnet_basicsr.plugin.options import read_options
 from airnet_basicsr.report.curves import Curves, read_curves
 from airnet_basicsr.report.harm import MARGIN, Harm
 from airnet_basicsr.report.runs import Run, describe_making, read_runs
@@ -54,7 +54,7 @@ def _training(experiment: Path) -> Iterator[str]:
     except (OSError, ValueError) as error:
         raise InputError(f'{experiment} must hold the option file and logs of one training: {error}') from error
     curves = read_curves(experiment.parent.parent / 'tb_logger' / experiment.name)
-    yield from (f'- {fact}' for fact in _facts(load_options(options_file), curves, '\n'.join(logs)))
+    yield from (f'- {fact}' for fact in _facts(read_options(options_file), curves, '\n'.join(logs)))
     yield from ('', '### Learning curve', '', *_learning_curve(curves))
 
 

@@ -26,7 +26,7 @@ from skimage import data
 
 from airnet_basicsr.errors import InputError, end_in_one_line
 from airnet_basicsr.plugin.data.synthesis import RESIDE_AIRLIGHTS, RESIDE_BETAS, add_haze, add_rain, estimate_depth
-from airnet_basicsr.plugin.options import load_options
+from airnet_basicsr.plugin.options import read_options
 
 DATASETS = Path('datasets/demo')
 TILE = 128  # training images are cut to tiles of at least this many pixels, each with its own rain and haze
@@ -109,7 +109,7 @@ def report(tests: Mapping[str, Path]) -> Path:
         tests: The option files of tests on the same datasets, by what their networks are called; the panel goes to the
             results of the first.
     """
-    opts = {network: load_options(options) for network, options in tests.items()}
+    opts = {network: read_options(options) for network, options in tests.items()}
     first = next(iter(opts.values()))
     rows, panel = [], []
     for dataset_opt, shown in zip(first['datasets'].values(), SHOWN, strict=True):

@@ -14,7 +14,7 @@ from conftest import ROOT, run_python
 import airnet_basicsr
 import basicsr.train
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.plugin.options import load_options
+from airnet_basicsr.plugin.options import load_options, read_options
 from airnet_basicsr.report.published import TABLES
 
 PLUGIN = "plugin: !!python/name:airnet_basicsr.plugin.__name__ ''\n"
@@ -44,6 +44,7 @@ train:
   optim_g: {betas: [0.5]}
   ema_decay: ~
 """
+CODE = 'x: !!python/object/apply:os.mkdir [made]\n'
 MERGED = {
     'plugin': 'airnet_basicsr.plugin',
     'name': 'derived',
@@ -161,7 +162,7 @@ def test_a_derived_file_says_what_differs(files, monkeypatch):
     monkeypatch.chdir(folder.parent)
     path = f'{folder.name}/derived.yml'
     monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', path, '--force_yml', 'manual_seed=8', 'train:optim_g:lr=2'])
-    options, _ = parse_options('root', is_train=False)
+    options, _ = parse_options.__wrapped__('root', is_train=False)
     assert (options['name'], options['manual_seed'], options['train']['optim_g']['lr']) == ('derived', 8, 2)
     assert options['datasets']['val_3']['phase'] == 'val' and 'val' not in options['datasets']
 
@@ -216,18 +217,40 @@ def test_the_experiment_s_copy_needs_no_base(files, tmp_path_factory):
         ('name: !remove', 'wrong.yml, line 2: !remove changes a key of a base, and there is none'),
         ('base: !base base.yml\nname: !remove x', 'wrong.yml, line 3: write !remove alone'),
         ('base: !base base.yml\nname: !replace x', 'wrong.yml, line 3: !replace is for mappings'),
+        ('name: a\nname: b', 'wrong.yml, line 3: the key `name` is there twice'),
+        ('val: &v {a: 1}\nx: {<<: *v}', 'wrong.yml, line 3: BasicSR does not merge `<<`'),
+        ('x: !!python/object/apply:os.mkdir [made]', 'line 2: !!python/object/apply:os.mkdir is refused'),
+        ('x: !!python/object/new:os.system [ls]', 'line 2: !!python/object/new:os.system is refused'),
+        ('x: [{y: !!python/module:this }]', 'line 2: !!python/module:this is refused'),
+        ('x: !!python/tuple [1]', 'line 2: !!python/tuple is refused: option files run no code'),
+        ('base: !base coded.yml', 'coded.yml, line 2: !!python/object/apply:os.mkdir is refused'),
         ('base: !base base.yml\nname: !removed', "could not determine a constructor for the tag '!removed'"),
         ('datasets: {val: !base base.yml }', 'wrong.yml, line 2: !base belongs to the key `base` at the top level'),
     ],
 )
 def test_bad_derived_files(files, monkeypatch, text, message):
-    folder = files(base=BASE, wrong=text, around='base: !base wrong.yml', broken='name: {')
+    folder = files(base=BASE, wrong=text, around='base: !base wrong.yml', broken='name: {', coded=CODE)
     (folder / 'list.yml').write_text('- 1')
     monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(folder / 'wrong.yml')])
     with pytest.raises(InputError, match=re.escape(message.format(folder=folder))):
         parse_options('root')
     with pytest.raises(InputError, match=re.escape(message.format(folder=folder))):
         load_options(folder / 'wrong.yml')
+
+
+def test_programs_that_only_read_import_nothing(files, monkeypatch):
+    folder = files(base=BASE, derived=DERIVED)
+    (folder / 'imported_by_an_option_file.py').write_text('raise SystemExit')
+    monkeypatch.syspath_prepend(str(folder))
+    with open(folder / 'derived.yml', 'a') as file:
+        file.write("mine: !!python/name:imported_by_an_option_file.x ''\n")
+    assert read_options(folder / 'derived.yml') == {
+        **MERGED,
+        'plugin': 'airnet_basicsr.plugin.__name__',
+        'mine': 'imported_by_an_option_file.x',
+    }
+    with pytest.raises(SystemExit):
+        load_options(folder / 'derived.yml')
 
 
 def test_option_files_with_the_old_line_still_work(files):

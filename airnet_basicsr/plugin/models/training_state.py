@@ -81,9 +81,10 @@ def _load(path: Path) -> dict[str, Any] | None:
     if not is_whole(path):
         return None
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError):
         return None
+    return state if isinstance(state, dict) else None
 
 
 def newest_good_state(states: str, models: str) -> tuple[str, dict[str, Any]] | None:
@@ -104,15 +105,7 @@ def newest_good_state(states: str, models: str) -> tuple[str, dict[str, Any]] | 
     found = [path for path in Path(states).glob('*.state') if path.stem.isdigit()]
     for path in sorted(found, key=lambda path: int(path.stem), reverse=True):
         state = _load(path)
-        network = Path(models, f'net_g_{path.stem}.pth')
-        fault = None
-        if state is None:
-            fault = f'{path} is damaged or holds more than plain data'
-        elif not network.is_file():
-            fault = f'{network} is missing'
-        # States of BasicSR's own models name no digest.
-        elif not is_whole(network) or state.get('network_digest') not in (None, digest(network)):
-            fault = f'{network} is damaged or not the one saved with {path.name}'
+        fault = _fault(path, state, models)
         if fault is None:
             return str(path), state
         # print, not the log: that exists only once training has been resumed.
@@ -122,6 +115,42 @@ def newest_good_state(states: str, models: str) -> tuple[str, dict[str, Any]] | 
             f'none of the {len(found)} checkpoints in {states} can be used (see the warnings above). Restore one, or '
             'remove the experiment to start anew.'
         )
+    return None
+
+
+def named_state(path: str, models: str) -> dict[str, Any]:
+    """The training state that ``path: resume_state`` names, checked as in :func:`newest_good_state`.
+
+    Raises:
+        InputError: It is none, or its network is not in the folder ``models``.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f'option path:resume_state: there is no file {path}')
+    state = _load(file)
+    fault = _fault(file, state, models)
+    if fault is not None:
+        raise InputError(
+            f'option path:resume_state: {fault}. Name an experiments/NAME/training_states/N.state of the run that the '
+            'option file names, with its networks in place. To start anew from a network, name that in '
+            'path:pretrain_network_g.'
+        )
+    assert state is not None
+    return state
+
+
+def _fault(path: Path, state: dict[str, Any] | None, models: str) -> str | None:
+    """Why a run cannot resume from the content ``state`` of ``path``; None where it can."""
+    if state is None:
+        return f'{path} is damaged or holds more than plain data'
+    if not {'iter', 'epoch', 'optimizers', 'schedulers'} <= state.keys():
+        return f'{path} is no training state'
+    network = Path(models, f'net_g_{state["iter"]}.pth')
+    if not network.is_file():
+        return f'{network} is missing'
+    # States of BasicSR's own models name no digest.
+    if not is_whole(network) or state.get('network_digest') not in (None, digest(network)):
+        return f'{network} is damaged or not the one saved with {path.name}'
     return None
 
 
