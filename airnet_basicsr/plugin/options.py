@@ -101,12 +101,9 @@ def read_options(path: str | PathLike) -> dict[str, Any]:
 
     For programs that only look into an option file, which may be a stranger's.
     """
-
-    class Reader(toolbox_options.ordered_yaml()[0]):
-        pass
-
-    Reader.add_multi_constructor(PYTHON_NAME, lambda loader, name, node: name)
-    return _construct(_compose(Path(path)), Reader)
+    reader: Any = type('Reader', (toolbox_options.ordered_yaml()[0],), {})
+    reader.add_multi_constructor(PYTHON_NAME, lambda loader, name, node: name)
+    return _construct(_compose(Path(path)), reader)
 
 
 def _construct(root: MappingNode, kind: Any) -> dict[str, Any]:
