@@ -19,7 +19,7 @@ from tqdm import tqdm
 import airnet_basicsr
 from airnet_basicsr.errors import InputError, end_in_one_line
 from airnet_basicsr.network.files import write_whole
-from airnet_basicsr.plugin.metrics import calculate_pyiqa
+from airnet_basicsr.plugin.metrics import calculate_pyiqa, load_pyiqa
 from airnet_basicsr.report.harm import Harm
 from airnet_basicsr.report.matching import Matches, list_pictures, match
 from airnet_basicsr.report.protocols import (
@@ -115,8 +115,10 @@ def score(
         learnt: Metrics of pyiqa, by their names there.
 
     Raises:
-        InputError: A folder is missing or empty, or no picture can be measured.
+        InputError: A folder is missing or empty, a metric cannot be loaded, or no picture can be measured.
     """
+    for metric in learnt:
+        load_pyiqa(metric)  # before any picture: what is missing would be missing for all
     scores = Scores(folder, clean, degraded)
     pictures, others = list_pictures(folder)
     originals, _ = list_pictures(clean)

@@ -33,9 +33,9 @@ def calculate_pyiqa(
         float_img, float_img2: The same before rounding, 1 x 3 x H x W, RGB.
 
     Raises:
-        InputError: pyiqa is missing, knows no such metric, or the metric needs a clean image and there is none.
+        InputError: pyiqa is missing, knows no such metric, cannot download its weights, or lacks the clean image.
     """
-    scorer = _scorer(metric)
+    scorer = load_pyiqa(metric)
     device = next((parameter.device for parameter in scorer.parameters()), torch.device('cpu'))
     images = [exact_rgb(img, float_img).to(device)]
     if scorer.metric_mode == 'FR':
@@ -47,7 +47,12 @@ def calculate_pyiqa(
 
 
 @lru_cache
-def _scorer(name: str) -> Any:
+def load_pyiqa(name: str) -> Any:
+    """A metric of pyiqa with its weights, once for the process.
+
+    Raises:
+        InputError: pyiqa is missing, knows no such metric, or cannot download its weights.
+    """
     try:
         import pyiqa
     except ImportError as error:
@@ -57,4 +62,10 @@ def _scorer(name: str) -> Any:
         ) from error
     if name not in pyiqa.list_models():
         raise InputError(f'pyiqa knows no metric {name!r}. Known: {", ".join(pyiqa.list_models())}.')
-    return pyiqa.create_metric(name, device='cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        return pyiqa.create_metric(name, device='cuda' if torch.cuda.is_available() else 'cpu')
+    except OSError as error:  # urllib's and huggingface_hub's errors are of this kind
+        raise InputError(
+            f"the weights of pyiqa's {name} cannot be loaded ({error}): they are downloaded at the first use, so this "
+            'needs a network once; or leave the metric out'
+        ) from error

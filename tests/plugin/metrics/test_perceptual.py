@@ -23,3 +23,11 @@ def test_with_pyiqa():
     assert psnr == pytest.approx(20 * np.log10(255 / 10), abs=0.01)
     with pytest.raises(InputError, match='pyiqa knows no metric .lpipps'):
         calculate_metric(dict(IMAGES), {'type': 'calculate_pyiqa', 'metric': 'lpipps'})
+
+
+def test_weights_that_cannot_be_downloaded(tmp_path, monkeypatch):
+    pytest.importorskip('pyiqa')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setenv('https_proxy', 'http://127.0.0.1:1')
+    with pytest.raises(InputError, match="weights of pyiqa's lpips cannot be loaded"):
+        calculate_metric(dict(IMAGES), {'type': 'calculate_pyiqa', 'metric': 'lpips'})
