@@ -9,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow docs bench reference reference-ablations lint clean
+.PHONY: demo test test-slow docs keys bench reference reference-ablations lint clean
 
 .venv/.installed: pyproject.toml setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -28,6 +28,11 @@ test: .venv/.installed lint docs
 
 test-slow: .venv/.installed
 	@$(BIN)/python -m pytest -m slow
+
+# After a change of plugin/option_schema.py.
+keys: .venv/.installed
+	@$(BIN)/python -m airnet_basicsr.plugin.option_page > docs/option_keys.md
+	@$(BIN)/python -m airnet_basicsr.plugin.option_page --json > docs/option_keys.schema.json
 
 docs: .venv/.installed
 	@$(BIN)/mkdocs build --strict

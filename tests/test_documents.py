@@ -1,15 +1,17 @@
 """The documents say what is so: their files run, their commands have those options, their links lead somewhere."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, run_python, write_image
+
+from airnet_basicsr.plugin.option_page import json_schema, page
 
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -24,19 +26,19 @@ SHORTER = {
 }
 
 
-def commands(page):
+def commands(document):
     """What the page's console blocks have behind their prompts, without comments."""
-    for kind, _, text in BLOCK.findall(page.read_text()):
+    for kind, _, text in BLOCK.findall(document.read_text()):
         if kind == 'console':
             yield from (shlex.split(line[2:], comments=True) for line in text.splitlines() if line.startswith('$ '))
 
 
 def airnet_commands():
-    for page in PAGES:
-        for words in commands(page):
+    for document in PAGES:
+        for words in commands(document):
             words = [word for word in words if not re.match(r'[A-Z_]+=', word)]
             if words[0] == 'airnet':
-                yield page.name, words[1:]
+                yield document.name, words[1:]
 
 
 def test_every_command_of_the_documents_has_its_options():
@@ -59,22 +61,27 @@ for words in sys.argv[1:]:
     assert done.returncode == 0, done.stdout
     helps = {tuple(part.split('\n')[0].split()): part for part in done.stdout.split('\f')[1:]}
     assert set(helps) == parsers
-    for page, words in used:
+    for document, words in used:
         told = next(text for command, text in helps.items() if tuple(words[: len(command)]) == command)
         for option in (word for word in words if re.match(r'--?[a-z]', word)):
             known = re.search(rf'(?<![\w-]){re.escape(option)}(?![\w-])', told) or option == '--dry-run'
-            assert known, f'{page}: airnet {" ".join(words)}'
+            assert known, f'{document}: airnet {" ".join(words)}'
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
-def test_files_that_a_page_names_are_there(page):
-    text = page.read_text()
+@pytest.mark.parametrize('document', PAGES, ids=lambda document: document.stem)
+def test_files_that_a_page_names_are_there(document):
+    text = document.read_text()
     for link in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', text):
-        assert (page.parent / link).exists(), link
+        assert (document.parent / link).exists(), link
     for name in re.findall(
         r'(?<![\w/.-])((?:options|tests|benchmarks|datasets_prep|airnet_basicsr)/[\w/.]+\.\w+)', text
     ):
         assert (ROOT / name).exists(), name
+
+
+def test_the_page_and_the_schema_of_all_keys_are_up_to_date():
+    assert (ROOT / 'docs/option_keys.md').read_text().strip() == page().strip(), 'make keys'
+    assert json.loads((ROOT / 'docs/option_keys.schema.json').read_text()) == json_schema(), 'make keys'
 
 
 def pictures(folder, photos, names):
@@ -136,5 +143,5 @@ def follow(command, expected, folder):
 
 
 def test_no_guide_lost_its_files():
-    titled = [name for page in PAGES for _, name, _ in BLOCK.findall(Path(page).read_text()) if name]
+    titled = [name for document in PAGES for _, name, _ in BLOCK.findall(document.read_text()) if name]
     assert len(titled) >= 7 and len(set(titled)) == len(titled)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from basicsr.utils import options as toolbox_options
+from basicsr.utils import options as basicsr_options
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 from airnet_basicsr.errors import InputError
@@ -26,12 +26,12 @@ from airnet_basicsr.plugin.option_schema import number_of, read_numbers
 PYTHON = 'tag:yaml.org,2002:python/'
 PYTHON_NAME = f'{PYTHON}name:'
 
-# What the toolbox itself reads from a dataset's options, or adds to them.
+# What BasicSR itself reads from a dataset's options, or adds to them.
 DATASET_KEYS = frozenset(
     ('name', 'type', 'phase', 'scale', 'num_worker_per_gpu', 'batch_size_per_gpu', 'use_shuffle')
     + ('dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers')
 )
-# What the toolbox's train loop and SRModel read from `train`.
+# What BasicSR's train loop and SRModel read from `train`.
 TRAIN_KEYS = frozenset(('ema_decay', 'optim_g', 'scheduler', 'total_iter', 'warmup_iter', 'pixel_opt'))
 
 
@@ -93,7 +93,7 @@ def load_options(path: str | PathLike) -> dict[str, Any]:
     Raises:
         InputError: The file, or one that it derives from, is missing or cannot be understood.
     """
-    return _construct(_compose(Path(path)), toolbox_options.ordered_yaml()[0])
+    return _construct(_compose(Path(path)), basicsr_options.ordered_yaml()[0])
 
 
 def read_options(path: str | PathLike) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def read_options(path: str | PathLike) -> dict[str, Any]:
 
     For programs that only look into an option file, which may be a stranger's.
     """
-    reader: Any = type('Reader', (toolbox_options.ordered_yaml()[0],), {})
+    reader: Any = type('Reader', (basicsr_options.ordered_yaml()[0],), {})
     reader.add_multi_constructor(PYTHON_NAME, lambda loader, name, node: name)
     return _construct(_compose(Path(path)), reader)
 
@@ -136,14 +136,14 @@ def standalone_text(path: str | PathLike) -> str:
     text = Path(path).read_text(encoding='utf-8')
     if '!base' not in text:
         return text
-    return yaml.serialize(_compose(Path(path)), Dumper=toolbox_options.ordered_yaml()[1], width=120)
+    return yaml.serialize(_compose(Path(path)), Dumper=basicsr_options.ordered_yaml()[1], width=120)
 
 
 def _compose(path: Path, derived: tuple[Path, ...] = ()) -> MappingNode:
     """The file's options merged into its base's; ``derived`` are the files, resolved, whose bases led here."""
     try:
         with open(path, encoding='utf-8') as file:
-            root = yaml.compose(file, toolbox_options.ordered_yaml()[0])
+            root = yaml.compose(file, basicsr_options.ordered_yaml()[0])
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'option file {path} cannot be read: {getattr(error, "strerror", error)}') from error
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""Every repair of BasicSR, in one place; each names the fault and leaves a toolbox without it alone.
+"""Every repair of BasicSR, in one place; each names the fault and leaves a BasicSR without it alone.
 
 Versions looked at: 1.4.2 as published, and git master of 2024-05 (``basicsr-fixed`` 1.4.2).
 """
@@ -31,9 +31,9 @@ def _is_ours(function: Callable) -> bool:
 
 def before_import() -> None:
     """What must be in place before ``import basicsr``."""
-    toolbox = importlib.util.find_spec('basicsr')
+    installed = importlib.util.find_spec('basicsr')
     # In our checkout Python takes the folder of launchers, which has no __init__.py, for an empty package.
-    if toolbox is None or toolbox.origin is None:
+    if installed is None or installed.origin is None:
         raise InputError(
             'BasicSR, which trains and tests, is not installed: pip install "airnet-basicsr[train]" "setuptools<82" '
             'wheel cython && pip install --no-build-isolation basicsr==1.4.2'
@@ -42,7 +42,7 @@ def before_import() -> None:
 
 
 def after_import() -> None:
-    """What repairs an imported toolbox; also where its own train.py imported it, and us, first."""
+    """What repairs an imported BasicSR; also where its own train.py imported it, and us, first."""
     _derive_option_files()
     _share_lmdb_environments()
     _resume_from_a_good_state()
@@ -74,12 +74,12 @@ def _derive_option_files() -> None:
     if _is_ours(train.copy_opt_file):
         return
     plain_yaml, plain_copy = options.ordered_yaml, options.copy_opt_file
-    toolbox_loader, dumper = plain_yaml()
-    # To the toolbox's own class: where its train.py imported us, one is in the middle of an option file.
+    basicsr_loader, dumper = plain_yaml()
+    # To BasicSR's own class: where its train.py imported us, one is in the middle of an option file.
     for tag, constructor in TAGS.items():
-        toolbox_loader.add_constructor(tag, constructor)
+        basicsr_loader.add_constructor(tag, constructor)
 
-    class Loader(toolbox_loader):
+    class Loader(basicsr_loader):
         def get_single_node(self) -> Any:
             root = super().get_single_node()
             check_file(root)
@@ -146,7 +146,7 @@ def _check_options() -> None:
 
 
 def _train_module() -> ModuleType:
-    # In the toolbox's own checkout train.py runs as __main__, and imported us while it read its option file.
+    # In BasicSR's own checkout train.py runs as __main__, and imported us while it read its option file.
     main = sys.modules['__main__']
     return main if hasattr(main, 'train_pipeline') else importlib.import_module('basicsr.train')
 
@@ -166,7 +166,7 @@ def _torchvision_functional_tensor() -> None:
 def _share_lmdb_environments() -> None:
     """lmdb 3 refuses to open one environment twice in a process; LmdbBackend opens one for each dataset object.
 
-    They share it here, also with worker processes forked later (read-only and unlocked, as the toolbox opens it), for
+    They share it here, also with worker processes forked later (read-only and unlocked, as BasicSR opens it), for
     as long as one of them lives. An LMDB that has taken another's place is another one.
     """
     import lmdb
@@ -258,7 +258,7 @@ def _keep_the_data_order() -> None:
 
     So crops and noise repeat, depend on the number of workers, and change when a run is resumed. The sampler's indices
     become :class:`Draw` here (to datasets that do not look, the same integers as before), and the first epoch after
-    resuming goes on where it was.
+    resuming continues where it was.
     """
     from basicsr.data.data_sampler import EnlargedSampler
 
