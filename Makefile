@@ -2,8 +2,8 @@
 # make test   lint and the test suite (make test-slow: the long checks)
 # make docs   the documents and the API as a site, in build/docs; warnings are errors
 # make bench  speed and memory against the plain build, on this machine
-# make reference BSD400=FOLDER KODAK=FOLDER  the network that ships, trained, tested and compared with CBM3D: three
-#             hours on two cores (make reference-ablations: what its parts contribute, another hour)
+# make reference PHOTOS='FOLDER FOLDER' RAIN=FOLDER HAZE=FOLDER KODAK=FOLDER  the network that ships, trained, tested and
+#             compared with CBM3D: hours on two cores (make reference-ablations: what its parts contribute, another hour)
 # All create .venv first, where it is missing. PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -41,26 +41,31 @@ bench: .venv/.installed
 	@$(BIN)/python benchmarks/bench.py
 
 ABLATIONS := full wo_contrast wo_dcn wo_sft
-# The second starts from the first.
-PARTS := train_reference train_reference_finish
-# What is shipped is written anew.
+# Each starts from the weights of the one before.
+PARTS := train_reference train_reference_2 train_reference_3
+LAST := experiments/$(lastword $(PARTS))
+# What ships is written anew. A trial run gives others, and changes to the option files in FORCE.
 SHIPPED := airnet_basicsr/weights/airnet_small.pth
+CARD := airnet_basicsr/weights/README.md
+FORCE :=
+COUNT := 400
+DATA = PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(PHOTOS)' '$(RAIN)' '$(HAZE)' '$(KODAK)'
 
 reference: .venv/.installed
-	@PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(BSD400)' '$(KODAK)'
+	@$(DATA)
 	@set -e; for part in $(PARTS); do \
-		$(BIN)/torchrun --nproc_per_node=2 basicsr/train.py -opt options/reference/$$part.yml --launcher pytorch --auto_resume; \
+		$(BIN)/torchrun --standalone --nproc_per_node=2 basicsr/train.py -opt options/reference/$$part.yml --launcher pytorch --auto_resume $(FORCE); \
 	done
-	@$(BIN)/airnet model reference experiments/train_reference_finish/models/net_g_latest.pth -opt options/reference/explained.yml -o experiments/train_reference_finish/explaining.pth
-	@$(BIN)/airnet model slim experiments/train_reference_finish/explaining.pth -o $(SHIPPED)
-	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference.yml
+	@$(BIN)/airnet model reference $(LAST)/models/net_g_latest.pth -opt options/reference/explained.yml --count $(COUNT) -o $(LAST)/explaining.pth
+	@$(BIN)/airnet model slim $(LAST)/explaining.pth -o $(SHIPPED)
+	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference.yml --force_yml path:pretrain_network_g=$(SHIPPED)
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference_cbm3d.yml
-	@$(BIN)/python -m airnet_basicsr.report results/test_reference results/test_reference_cbm3d
+	@$(BIN)/airnet report results/test_reference results/test_reference_cbm3d
 	@$(BIN)/python -m airnet_basicsr.report.card $(SHIPPED) --training $(PARTS:%=experiments/%) \
-		--tests results/test_reference results/test_reference_cbm3d --about options/reference/about.md -o airnet_basicsr/weights/README.md
+		--tests results/test_reference results/test_reference_cbm3d --about options/reference/about.md -o $(CARD)
 
 reference-ablations: .venv/.installed
-	@PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(BSD400)' '$(KODAK)'
+	@$(DATA)
 	@set -e; for name in $(ABLATIONS); do \
 		$(BIN)/python basicsr/train.py -opt options/reference/ablation_$$name.yml --auto_resume; \
 		$(BIN)/python basicsr/test.py -opt options/reference/test_ablation_$$name.yml; \

@@ -6,6 +6,7 @@ import shutil
 import statistics
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -278,28 +279,36 @@ def restoring(size: tuple[int, int], dtype: str) -> dict[str, Any]:
 # ---- pack ------------------------------------------------------------------------------------------------------------
 
 
-def pack(bsd400: str, kodak: str, data: str) -> int:
-    """Both folders as they are where they fit; else as JPEG, of the best quality that fits."""
-    from PIL import Image
-
-    sources = {'BSD400': Path(bsd400), 'Kodak12': Path(kodak)}
-    photos = {name: sorted(p for p in folder.iterdir() if p.is_file()) for name, folder in sources.items()}
-    for quality in (None, 97, 95, 90, 85):
-        for name, paths in photos.items():
-            folder = Path(data, name)
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            for path in paths:
-                if quality is None:
-                    shutil.copyfile(path, folder / path.name)
-                else:
-                    Image.open(path).convert('RGB').save(folder / f'{path.stem}.jpg', quality=quality, subsampling=0)
-        size = sum(path.stat().st_size for path in Path(data).rglob('*') if path.is_file())
+def pack(reference: str, data: str) -> int:
+    """What a training run of options/reference/ reads; of photographs and scenes as many as fit, evenly chosen."""
+    source, target = Path(reference), Path(data)
+    if not (source / 'complete').is_file():
+        print(f'{source} is not complete: datasets_prep/reference.sh makes it', file=sys.stderr)
+        return 1
+    files = [path for path in sorted(source.rglob('*')) if path.is_file() and path.parent.name not in UNPACKED]
+    for every in range(1, 11):
+        chosen = [path for path in files if _is_chosen(path, every)]
+        size = sum(path.stat().st_size for path in chosen)
         if size <= PACKED:
-            print(f'{sum(map(len, photos.values()))} photographs, {size / 1e6:.1f} MB, in {data}')
-            return 0
-    print(f'{size / 1e6:.1f} MB are more than {PACKED / 1e6:.0f}: give fewer photographs', file=sys.stderr)
-    return 1
+            break
+    else:
+        print(f'{size / 1e6:.1f} MB are more than {PACKED / 1e6:.0f}: give fewer photographs', file=sys.stderr)
+        return 1
+    shutil.rmtree(target, ignore_errors=True)
+    for path in chosen:
+        (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / path.relative_to(source))
+    print(f'{len(chosen)} files, {size / 1e6:.1f} MB, in {target}')
+    return 0
+
+
+# Not read while training.
+UNPACKED = ('val_haze_gt', 'val_haze_lq', 'val_clean')
+
+
+def _is_chosen(path: Path, every: int) -> bool:
+    # By the name's hash: a scene and its depth map go together.
+    return path.parent.name not in ('clean', 'scenes', 'depth') or zlib.crc32(path.stem.encode()) % every == 0
 
 
 PARTS: dict[str, Callable[..., int]] = {f.__name__: f for f in (tests, backends, throughput, pack)}

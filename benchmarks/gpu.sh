@@ -5,7 +5,7 @@
 #   benchmarks/gpu.sh tests                  the tests marked gpu
 #   benchmarks/gpu.sh backends               the deformable convolution: all backends, values and speed
 #   benchmarks/gpu.sh throughput             the paper's network: training steps and restoring, precisions, memory
-#   benchmarks/gpu.sh pack BSD400 KODAK DATA here or elsewhere: two folders of photographs into DATA, at most 40 MB
+#   benchmarks/gpu.sh pack datasets/reference DATA   where `make reference` has made it: into DATA, at most 40 MB
 #   benchmarks/gpu.sh train DATA             trains the network that ships on, by options/reference/train_gpu.yml
 #
 # It takes this checkout, PyTorch, torchvision and, where they are not installed, wheels of BasicSR and what that needs
@@ -33,7 +33,8 @@ mkdir -p "$OUT"
 
 train() {
     experiment=experiments/train_gpu
-    PYTHON=$PYTHON sh datasets_prep/reference.sh "$1/BSD400" "$1/Kodak12"
+    mkdir -p datasets
+    [ -e datasets/reference ] || ln -s "$(cd "$1" && pwd)" datasets/reference
     mkdir -p "$experiment/models" "$experiment/training_states"
     for state in "$FROM"/*.state; do
         [ -e "$state" ] || continue

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from reference_data import prepare, write_sources
 from skimage import data
 
 # Before PyTorch is imported, as in our own programs.
@@ -52,6 +53,20 @@ def photos() -> dict[str, np.ndarray]:
     corners = [('astronaut', 0, 150), ('astronaut', 300, 200), ('coffee', 100, 100), ('coffee', 200, 300)]
     corners += [('chelsea', 60, 100), ('chelsea', 150, 200), ('rocket', 150, 300)]
     return {f'{name}{i}': sources[name][y : y + 96, x : x + 104] for i, (name, y, x) in enumerate(corners)}
+
+
+@pytest.fixture(scope='session')
+def reference_sources(tmp_path_factory, photos) -> dict[str, str]:
+    """Small folders, by the names of `make reference`'s variables."""
+    return write_sources(tmp_path_factory.mktemp('sources'), photos)
+
+
+@pytest.fixture(scope='session')
+def reference_data(tmp_path_factory, reference_sources) -> Path:
+    """A folder with the datasets of options/reference/, small."""
+    folder = tmp_path_factory.mktemp('reference')
+    prepare(folder, reference_sources)
+    return folder
 
 
 def _three(photos: dict[str, np.ndarray], small: bool) -> dict[str, np.ndarray]:

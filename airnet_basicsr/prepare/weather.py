@@ -168,8 +168,9 @@ def _haze_tasks(haze: Found, held: int) -> Iterator[_Task]:
             yield _Task('copy', f'scenes/{_stem(gt)}', (gt,))
             yield _Task('depth', f'depth/{_stem(gt)}', (gt, lq), airlight, beta)
         else:
-            yield _Task('copy', f'val_haze_gt/{_stem(gt)}', (gt,))
             for _, _, lq in hazy:
+                # Under one name, as PairedImages finds the two of a pair.
+                yield _Task('copy', f'val_haze_gt/{_stem(lq)}', (gt,))
                 yield _Task('copy', f'val_haze_lq/{_stem(lq)}', (lq,))
 
 

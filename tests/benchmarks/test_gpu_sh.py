@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import cv2
 import pytest
 from conftest import ROOT
 
@@ -21,15 +20,9 @@ def gpu_sh(folder, *arguments, root=ROOT, **variables):
 
 
 @pytest.fixture
-def packed(tmp_path, photos):
-    folders = {'BSD400': list(photos.items())[:3], 'Kodak12': list(photos.items())[4:6]}
-    for name, images in folders.items():
-        (tmp_path / 'photos' / name).mkdir(parents=True)
-        for key, image in images:
-            large = cv2.resize(image, (200, 184), interpolation=cv2.INTER_CUBIC)
-            assert cv2.imwrite(str(tmp_path / 'photos' / name / f'{key}.png'), large)
-    done = gpu_sh(tmp_path, 'pack', *(tmp_path / 'photos' / name for name in folders), tmp_path / 'packed')
-    assert done.returncode == 0 and '5 photographs' in done.stdout, done.stdout + done.stderr
+def packed(tmp_path, reference_data):
+    done = gpu_sh(tmp_path, 'pack', reference_data / 'datasets/reference', tmp_path / 'packed')
+    assert done.returncode == 0 and 'MB' in done.stdout, done.stdout + done.stderr
     return tmp_path / 'packed'
 
 

@@ -103,7 +103,13 @@ def test_the_network_of_the_paper_has_no_marker():
 
 @pytest.mark.parametrize(
     ('marker', 'value', 'said'),
-    [('lens', 1, 'newer'), ('unshuffle', 1, 'unshuffle'), ('unshuffle', 3, '12 channels'), ('image_residual', 7, '7')],
+    [
+        ('lens', 1, 'newer'),
+        ('unshuffle', 1, 'unshuffle'),
+        ('unshuffle', 3, '2 or 4 or 8'),
+        ('unshuffle', 4, '12 channels'),
+        ('image_residual', 7, '7'),
+    ],
 )
 def test_markers_that_are_not_understood_are_refused(marker, value, said):
     state = AirNet(num_feat=16, num_group=1, num_block=1, unshuffle=2).state_dict()

@@ -5,6 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, write_lmdb
@@ -49,8 +51,14 @@ def folder(tmp_path_factory, photos):
     picture = {'coffee2': photos['coffee2'][20:60, 30:78]}
     for dataroot in {name for options in FILES.values() for name in roots(options)}:
         (root / dataroot).parent.mkdir(parents=True, exist_ok=True)
-        several = {f'{kind}_1': picture['coffee2'] for kind in CDD11}
-        write_lmdb(root / dataroot, several if 'CDD11' in dataroot else picture)
+        if dataroot.endswith('.lmdb'):
+            several = {f'{kind}_1': picture['coffee2'] for kind in CDD11}
+            write_lmdb(root / dataroot, several if 'CDD11' in dataroot else picture)
+            continue
+        (root / dataroot).mkdir()
+        plane = picture['coffee2'][..., 1]
+        stored = {'depth': plane.astype(np.uint16) * 100, 'streaks': plane}.get(Path(dataroot).name, picture['coffee2'])
+        assert cv2.imwrite(str(root / dataroot / 'coffee2.png'), stored)
     return root
 
 
