@@ -45,7 +45,7 @@ ABLATIONS := full wo_contrast wo_dcn wo_sft
 PARTS := train_reference train_reference_2 train_reference_3
 LAST := experiments/$(lastword $(PARTS))
 # What ships is written anew. A trial run gives others, and changes to the option files in FORCE.
-SHIPPED := airnet_basicsr/weights/airnet_small.pth
+SHIPPED := airnet_basicsr/weights/airnet_small.safetensors
 CARD := airnet_basicsr/weights/README.md
 FORCE :=
 COUNT := 400

@@ -130,7 +130,7 @@ def test_a_wheel_built_without_a_compiler_is_for_every_platform(tmp_path):
     assert wheel.name.endswith('-py3-none-any.whl')
     tracked = {path.relative_to(ROOT / 'options').as_posix() for path in (ROOT / 'options').rglob('*.yml')}
     assert {f'airnet_basicsr/prepare/option_files/{name}' for name in tracked} < files
-    packaged = ('airnet_basicsr/weights/airnet_small.pth', 'airnet_basicsr/report/page.html')
+    packaged = ('airnet_basicsr/weights/airnet_small.safetensors', 'airnet_basicsr/report/page.html')
     assert files.issuperset(packaged) and not any('_native' in name for name in files)
 
 

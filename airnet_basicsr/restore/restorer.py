@@ -19,7 +19,7 @@ from airnet_basicsr.restore.explain import Explainer, Resemblance
 from airnet_basicsr.restore.tiles import SMALLEST_TILE, Tiler
 
 # The model taken where none is named; its card is the README.md beside it.
-DEFAULT_MODEL = Path(__file__).parents[1] / 'weights' / 'airnet_small.pth'
+DEFAULT_MODEL = Path(__file__).parents[1] / 'weights' / 'airnet_small.safetensors'
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 # Working memory of the network on one tile, in bytes: less speed is lost to overlaps, but beyond this hardly more.
