@@ -1,9 +1,12 @@
 """SIGTERM and SIGINT during training: finish the iteration, save, leave."""
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from types import FrameType
 
 import torch
@@ -63,11 +66,18 @@ def held() -> Iterator[None]:
     if not hasattr(signal, 'pthread_sigmask'):  # Windows
         yield
         return
+    _end_workers_at_exit()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@cache
+def _end_workers_at_exit() -> None:
+    # multiprocessing ends the workers that are left with SIGTERM, which does not reach them, and then waits for them.
+    atexit.register(lambda: [worker.kill() for worker in multiprocessing.active_children() if worker.daemon])
 
 
 interruption = Interruption()
