@@ -5,6 +5,7 @@ from airnet_basicsr.report import _packages  # noqa: F401  (before what needs th
 # ruff: isort: split
 import argparse
 import datetime
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +106,9 @@ def _learning_curve(curves: Curves) -> Iterator[str]:
 def _figures(run: Run, dataset: str, which: str) -> str:
     pair = run.pairs[0]
     means = (run.mean(dataset, metric, which) for metric in (pair.psnr, pair.ssim))
-    return ' / '.join(f'{mean.value:.{digits}f}' for mean, digits in zip(means, (2, 4), strict=True) if mean)
+    shown = ((mean.value, digits) for mean, digits in zip(means, (2, 4), strict=True) if mean)
+    # A picture that nothing was done to has no finite PSNR; what becomes of it is told by the last columns.
+    return ' / '.join(f'{value:.{digits}f}' if math.isfinite(value) else 'clean' for value, digits in shown)
 
 
 def _harm(harm: Harm | None) -> tuple[str, str]:
@@ -135,7 +138,11 @@ def _measured(runs: list[Run]) -> Iterator[str]:
         psnr = run.mean(dataset, pair.psnr).value
         cells = [dataset, str(len(records)), describe_making(*run.making(dataset)), before]
         gain = run.mean(dataset, pair.psnr, 'gain')
-        cells += [after, f'{gain.value:+.2f} dB' if gain else '', *_harm(run.harm(dataset))]
+        cells += [
+            after,
+            f'{gain.value:+.2f} dB' if gain and math.isfinite(gain.value) else '',
+            *_harm(run.harm(dataset)),
+        ]
         for other in others:
             same_inputs = dataset in other.images and not incomparable(run, other, dataset)
             mean = other.mean(dataset, other.named(run.metrics[pair.psnr])) if same_inputs else None

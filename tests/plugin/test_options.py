@@ -87,7 +87,8 @@ def shipped(kind):
     for path in sorted((ROOT / 'options').rglob(f'{kind}_*.yml')):
         options, comment = load_options(path), path.read_text().partition('plugin:')[0]
         # Later settings have names instead of the paper's numbers: tests/report/test_published.py.
-        if isinstance((options.get('paper') or {}).get('table'), int):
+        paper = options.get('paper') or {}
+        if paper.get('row') and isinstance(paper['table'], int):
             yield options, comment
 
 

@@ -92,6 +92,6 @@ def test_seams_are_invisible(restorer):
     """A clean picture: its brightness is judged from far around each pixel, the worst case for tiles."""
     photo = np.float32(data.rocket()[:420, :640]) / 255
     calls = []
-    tiled = Restorer(device='cpu', tile=400)(photo, lambda done, total: calls.append(total))
-    difference = np.abs(tiled - restorer(photo)).max(axis=2)
+    tiled = Restorer(device='cpu', tile=400).restore(photo, lambda done, total: calls.append(total))
+    difference = np.abs(tiled - restorer.restore(photo)).max(axis=2)
     assert calls[-1] > 1 and np.quantile(difference, 0.999) < 2 / 255, (calls[-1], difference.max() * 255)
