@@ -77,7 +77,13 @@ def held() -> Iterator[None]:
 @cache
 def _end_workers_at_exit() -> None:
     # multiprocessing ends the workers that are left with SIGTERM, which does not reach them, and then waits for them.
-    atexit.register(lambda: [worker.kill() for worker in multiprocessing.active_children() if worker.daemon])
+    atexit.register(_kill_workers)
+
+
+def _kill_workers() -> None:
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 interruption = Interruption()
