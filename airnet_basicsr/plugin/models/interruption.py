@@ -81,6 +81,8 @@ def _end_workers_at_exit() -> None:
 
 
 def _kill_workers() -> None:
+    # PyTorch's handler would report each of them as a worker that died.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in multiprocessing.active_children():
         if worker.daemon:
             worker.kill()
