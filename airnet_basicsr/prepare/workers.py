@@ -22,6 +22,9 @@ _WINDOW = 4
 
 def ordered(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
     """``function(item)`` for each item, computed by ``workers`` processes; at most four items for each wait."""
+    # Before the fork: OpenCV's threads do not come along, and a worker would wait for them without end.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     pool = ProcessPoolExecutor(workers, initializer=_start)
     waiting: deque = deque()
     try:
@@ -38,6 +41,7 @@ def ordered(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(threads)
 
 
 def take_large_images() -> None:
@@ -48,7 +52,6 @@ def take_large_images() -> None:
 def _start() -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
     take_large_images()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
