@@ -44,7 +44,7 @@ def test_its_variants(tmp_path, options):
     'options',
     [
         {'unshuffle': 2},
-        {'unshuffle': 3, 'num_group': 2},
+        {'unshuffle': 4, 'num_group': 2},
         {'unshuffle': 2, 'image_residual': True},
         {'image_residual': True},
     ],
