@@ -278,7 +278,7 @@ def test_other_networks_of_basicsr(test_run):
 def test_bad_input(test_run, root, tmp_path):
     for message, changes in (
         (
-            r'val:metrics:psnr:type: there is no metric .calculate_pnsr',
+            r'val:metrics:psnr:type: there is no .calculate_pnsr',
             {'val': {'save_img': False, 'metrics': {'psnr': {'type': 'calculate_pnsr'}}}},
         ),
         (
