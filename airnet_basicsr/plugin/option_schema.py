@@ -278,7 +278,7 @@ def _value(value: Any, wanted: Any, where: str, required: bool) -> Generator[Fau
     else:
         value = _number(value, kinds)
         if not _fits(value, wanted):
-            found = 'nothing; leave the key out' if value is None else repr(value)
+            found = 'nothing; fill it in, or leave the key out' if value is None else repr(value)
             if str in kinds and isinstance(value, int | float):
                 found += '; write it in quotes'
             yield Fault(where, f'expected {words(wanted)}, found {found}')

@@ -286,7 +286,7 @@ def test_bad_input(test_run, root, tmp_path):
             {'network_g': {'type': 'AirNet', 'num_feats': 16}},
         ),
         (r'val:tile: 50 is too small', {'val': {'save_img': False, 'tile': 50}}),
-        (r'the key `network_g` is missing', {'network_g': None}),
+        (r'network_g: expected a mapping', {'network_g': None}),
         (r'nowhere.pth', {'path': {'pretrain_network_g': 'nowhere.pth'}}),
         (r'small.pth', {'network_g': {'type': 'AirNet', 'num_feat': 8, 'num_group': 1, 'num_block': 1}}),
     ):
