@@ -51,6 +51,7 @@ def test_a_training_step_up_to_its_backward_stays_on_the_gpu(opt, monkeypatch, a
     """PyTorch's fake tensors know device, shape and dtype, and refuse to mix devices. Autograd's engine needs a GPU."""
     opt['train']['amp'], opt['num_gpu'] = amp, 1
     monkeypatch.setenv(deform_conv.VARIABLE, backend)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device=None: 'a GPU')
     monkeypatch.setattr(deform_conv, '_failure', lambda name: None)
     monkeypatch.setattr(FakeTensorMode, '__deepcopy__', lambda self, memo: self, raising=False)
     monkeypatch.setattr('torch.cuda.amp.common.amp_definitely_not_available', lambda: False)

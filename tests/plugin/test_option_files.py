@@ -85,6 +85,7 @@ def train(file, folder, monkeypatch):
     if not experiment.exists():
         force = ['datasets:train:gt_size=32', 'datasets:train:num_worker_per_gpu=0']
         force += ['train:total_iter=2', 'val:val_freq=2', 'logger:use_tb_logger=false']
+        force += ['datasets:train:dataset_enlarge_ratio=20']  # of one picture, to fill a batch
         start = options['path'].get('pretrain_network_g') or ''
         shipped = start.startswith('airnet_basicsr/')
         force += [f'path:pretrain_network_g={ROOT / start}'] if shipped else smaller(options)
