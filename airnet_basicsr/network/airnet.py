@@ -124,8 +124,8 @@ class GuidedDeformConv(nn.Module):
     @torch.no_grad()
     def start_dilated(self, dilation: int) -> None:
         """Set the untrained offsets so that the nine taps lie ``dilation`` pixels apart."""
-        taps = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))  # y, x
-        self.conv_offset_mask.bias[:18] = (dilation - 1) * taps.flatten()
+        taps = [float(place) for y in (-1, 0, 1) for x in (-1, 0, 1) for place in (y, x)]
+        self.conv_offset_mask.bias[:18] = (dilation - 1) * torch.tensor(taps)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         # The release's order: its three thirds o1, o2, m give offset = (o1, o2), which DCNv2 reads as y, x per tap.
@@ -321,7 +321,8 @@ class AirNet(nn.Module):
                 self.restorer.start_as_identity()
         deformable = (module for module in self.restorer.modules() if isinstance(module, GuidedDeformConv))
         for module, dilation in zip(deformable, itertools.cycle(dilated_init), strict=False):
-            module.start_dilated(dilation)
+            if dilation != 1:
+                module.start_dilated(dilation)
 
     @property
     def traits(self) -> Traits:
