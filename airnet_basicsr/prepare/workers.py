@@ -22,7 +22,7 @@ _WINDOW = 4
 
 def ordered(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
     """``function(item)`` for each item, computed by ``workers`` processes; at most four items for each wait."""
-    # Before the fork: OpenCV's threads do not come along, and a worker would wait for them without end.
+    # Before the fork: a worker does not inherit OpenCV's threads, and would wait for them without end.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     pool = ProcessPoolExecutor(workers, initializer=_start)
