@@ -25,6 +25,8 @@ def add_reference(source: str, target: str, options: str, count: int) -> None:
     Raises:
         InputError: A file or dataset cannot be used.
     """
+    if count < 2:
+        raise InputError(f'--count {count}: how patches of one kind differ takes at least 2 of them')
     checkpoint = read_checkpoint(source)
     described, network = recognise.load_airnet(preferred_network(checkpoint), f'checkpoint {source}')
     if not described.can_embed:

@@ -115,8 +115,8 @@ class Restorer:
 
         Arguments, result and errors are those of :meth:`restore`.
         """
-        _check(image)
-        return np.array(image) if self.reason_to_leave_alone(image) else self.restore(image, progress)
+        image = _checked(image)
+        return image.copy() if self.reason_to_leave_alone(image) else self.restore(image, progress)
 
     def restore(self, image: np.ndarray, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Restore ``image``, whatever it resembles.
@@ -133,9 +133,9 @@ class Restorer:
             InputError: The array is no such image, memory does not suffice for the smallest tile, or the network gave
                 no numbers.
         """
-        _check(image)
+        image = _checked(image)
         if self.strength == 0:
-            return np.array(image)
+            return image.copy()
         channels = 1 if image.ndim == 2 else image.shape[2]
         planes = image.reshape(*image.shape[:2], channels)
         colours = planes[..., : 3 if channels > 2 else 1]
@@ -236,10 +236,12 @@ def embed_patch(network: torch.nn.Module, patch: Tensor, device: torch.device) -
         return network(patch[None].to(device), encode=True, restore=False).embedding[0].cpu()
 
 
-def _check(image: np.ndarray) -> None:
+def _checked(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
     shape_fits = image.ndim == 2 or (image.ndim == 3 and 1 <= image.shape[2] <= 4)
     if not shape_fits or 0 in image.shape or image.dtype not in (np.uint8, np.uint16, np.float32):
         raise InputError(
             f'an image of shape {image.shape} and dtype {image.dtype} cannot be restored: expected H x W or '
             'H x W x C with C from 1 to 4, of uint8, uint16 or float32'
         )
+    return image
