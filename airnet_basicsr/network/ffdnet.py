@@ -22,8 +22,7 @@ class FFDNet(nn.Module):
         num_in_ch: Channels of the image, in and out.
         num_feat: Channels of the features.
         num_layer: Convolutions.
-        sigma: The noise level, on the scale 0 to 255, where a call names none. With rain and haze, of which no level
-            is known, a constant makes it a blind network.
+        sigma: The noise level, on the scale 0 to 255, where a call names none.
     """
 
     def __init__(self, num_in_ch: int = 3, num_feat: int = 96, num_layer: int = 12, sigma: float = 25) -> None:
@@ -40,7 +39,8 @@ class FFDNet(nn.Module):
 
         Args:
             x: B x C x H x W, values in [0, 1] (noise may leave that range); any H and W.
-            sigma: The noise level on the scale 0 to 255: a number, or one for each of the B images.
+            sigma: The noise level on the scale 0 to 255: a number, or one for each of the B images; nan where it is
+                not known, which stands for the one that the network was built with.
 
         Returns:
             B x C x H x W, not clipped.
@@ -48,7 +48,7 @@ class FFDNet(nn.Module):
         height, width = x.shape[-2:]
         cells = F.pixel_unshuffle(F.pad(x, (0, width % 2, 0, height % 2), mode='replicate'), 2)
         level = torch.as_tensor(self.sigma if sigma is None else sigma, dtype=x.dtype, device=x.device) / 255
-        level = level.reshape(-1, 1, 1, 1).expand(len(x), 1, *cells.shape[-2:])
+        level = level.nan_to_num(self.sigma / 255).reshape(-1, 1, 1, 1).expand(len(x), 1, *cells.shape[-2:])
         return F.pixel_shuffle(self.model(torch.cat((cells, level), 1)), 2)[..., :height, :width]
 
 

@@ -15,7 +15,8 @@ class Traits(NamedTuple):
     multiple_of: int = 1
     """The network works in cells of so many pixels a side: a piece of a picture must start at a multiple."""
     wants_sigma: bool = False
-    """Whether ``forward`` takes ``sigma``, the standard deviation of the noise on the scale 0 to 255."""
+    """Whether ``forward`` takes ``sigma``, the standard deviation of the noise on the scale 0 to 255: a number, or B of
+    them, one for each image; nan where it is not known."""
     bytes_per_pixel: int = 4000
     """Working memory at inference in float32, for each pixel of the picture."""
     shared: int | None = None

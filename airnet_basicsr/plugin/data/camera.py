@@ -1,5 +1,6 @@
 """What light, lens, sensor and file do to a picture: low light, blur, noise, resizing, compression; and snow."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -171,6 +172,7 @@ class CameraNoise(DrawnDegradation):
     """
 
     order = 6
+    noise_level = math.nan  # each pixel has its own
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
         super().__init__(opt, where, ('shot', 'read', 'demosaic'))

@@ -1,5 +1,6 @@
 """Several degradations of one picture, in the order in which light and camera make them."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.plugin.data.degradations import DEGRADATION_REGISTRY, NO_PLANES, build_degradation
+from airnet_basicsr.plugin.data.degradations import DEGRADATION_REGISTRY, NO_PLANES, build_degradation, noise_level
 from airnet_basicsr.plugin.data.drawn import DrawnDegradation, draw_below
 from airnet_basicsr.plugin.options import require
 
@@ -53,6 +54,11 @@ class Composite(DrawnDegradation):
         parts = [self.parts[place].settled(rng) for place in sorted(which)]
         settled.chosen = sorted(parts, key=lambda part: part.order)
         return settled
+
+    @property
+    def noise_level(self) -> float:
+        """That of all parts together, before what comes after them changes it."""
+        return math.hypot(*map(noise_level, self.chosen))
 
     def planes(self, index: int, shape: tuple[int, int]) -> np.ndarray:
         """Those of all parts, one after the other."""

@@ -10,7 +10,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from airnet_basicsr.plugin.data.degradations import build_degradation
+from airnet_basicsr.plugin.data.degradations import build_degradation, noise_level
 from airnet_basicsr.plugin.data.multi_degradation_dataset import to_tensor
 from airnet_basicsr.plugin.options import DATASET_KEYS, check_keys, require
 from airnet_basicsr.restore.stored_images import key_of
@@ -21,7 +21,8 @@ class DegradationTestDataset(Dataset):
     """One degradation on every image of a set.
 
     Items are ``lq`` and ``gt`` (3 x H x W, float32, RGB, values in [0, 1] but for unclipped noise), ``lq_path`` and
-    ``gt_path`` (of the clean image, which several degraded ones may share).
+    ``gt_path`` (of the clean image, which several degraded ones may share), and ``noise_level`` (the standard deviation
+    of the noise on the scale 0 to 255; nan where the degradation does not know it).
 
     What is drawn (noise) depends only on the image's key (see :func:`~airnet_basicsr.restore.stored_images.key_of`),
     on the options of the degradation and on ``seed``: never on order, workers, ``crop_multiple``, or whether the image
@@ -56,7 +57,7 @@ class DegradationTestDataset(Dataset):
     def __len__(self) -> int:
         return len(self.degradation)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+    def __getitem__(self, index: int) -> dict[str, Tensor | str | float]:
         path = self.degradation.path(index)
         rng = np.random.RandomState(zlib.crc32(f'{self._drawn_by(index)}|{self.drawn_for}'.encode()))
         degradation = self.degradation.settled(rng) if hasattr(self.degradation, 'settled') else self.degradation
@@ -66,6 +67,7 @@ class DegradationTestDataset(Dataset):
             # Cut when it is degraded: what a pixel gets must not depend on how much is cut.
             'lq': to_tensor(degradation.degrade(source, rng)[window]),
             'gt': to_tensor(np.float32(clean[window]) / np.float32(255)),
+            'noise_level': noise_level(degradation),
             'lq_path': path,
             'gt_path': self.degradation.gt_path(index) if hasattr(self.degradation, 'gt_path') else path,
         }

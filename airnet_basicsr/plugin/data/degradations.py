@@ -5,10 +5,13 @@ options and their place in the file (for messages), it has ``__len__``, ``path(i
 ``load(i)`` and ``degrade`` as the classes below. It may have ``gt_path(i)``, where the clean image is another file, and
 ``parameters`` (a mapping: all that, beside ``protocol``, says what was done to an image), which goes into the records
 of a test. ``settled(rng)``, where query and key must share something that is drawn, gives the degradation of one such
-pair; it is asked before ``load``.
+pair; it is asked before ``load``. ``noise_level``, asked after ``settled``, is the standard deviation of the Gaussian
+noise that ``degrade`` adds, on the scale 0 to 255, for networks that are told it; nan, or no such attribute, where it
+is not known.
 """
 
 import copy
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -37,6 +40,11 @@ def build_degradation(opt: Mapping[str, Any], where: str) -> Any:
             f'option {where}:type: there is no degradation {kind!r}. Known: {", ".join(DEGRADATION_REGISTRY.keys())}.'
         )
     return DEGRADATION_REGISTRY.get(kind)({key: value for key, value in opt.items() if key != 'type'}, where)
+
+
+def noise_level(degradation: Any) -> float:
+    """The standard deviation of the noise that a (settled) degradation adds, on the scale 0 to 255; nan if unknown."""
+    return float(getattr(degradation, 'noise_level', math.nan))
 
 
 def _is_sigma(value: Any) -> bool:
@@ -72,9 +80,11 @@ class CleanImages:
     Attributes:
         order: Place among the parts of a Composite, as light and camera have them: haze 1, rain 2, snow 3, too little
             light 4, blur 5, noise 6, resizing 7, compression 8; 0 for what cannot be part of one.
+        noise_level: See above; 0 for what adds no Gaussian noise.
     """
 
     order = 0
+    noise_level = 0.0
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
         roots = require(opt, 'dataroot_gt', where)
@@ -155,6 +165,11 @@ class GaussianNoise(CleanImages):
         settled.sigma = rng.uniform(*self.sigma)
         return settled
 
+    @property
+    def noise_level(self) -> float:
+        """The sigma."""
+        return self.sigma
+
     def degrade(self, image: np.ndarray, rng: Any) -> np.ndarray:
         """The degraded image, float32, for (a part of) the second image of :meth:`load`."""
         return add_gaussian_noise(image, self.sigma, rng, self.protocol)
@@ -174,6 +189,8 @@ class SpatiallyVariantNoise(CleanImages):
     Options: ``dataroot_gt`` (a folder or LMDB, or a list of them), ``sigmas`` (four, 0..255; default 0, 15, 25, 50),
     ``protocol`` (``uint8``, the default, or ``float``; see :func:`add_gaussian_noise`).
     """
+
+    noise_level = math.nan  # it has four
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
         if where.startswith('datasets:train'):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from airnet_basicsr.errors import InputError
-from airnet_basicsr.plugin.data.degradations import build_degradation
+from airnet_basicsr.plugin.data.degradations import build_degradation, noise_level
 from airnet_basicsr.plugin.data_order import Draw
 from airnet_basicsr.plugin.options import DATASET_KEYS, check_keys, require
 
@@ -39,10 +39,13 @@ class MultiDegradationDataset(Dataset):
     - ``lq``: D x 3 x P x P, the degraded query crops (float32, RGB, values in [0, 1] but for unclipped noise);
     - ``key``: the degraded key crops;
     - ``gt``: the clean query crops;
-    - ``degradation``: D numbers, the place of each one's degradation in the option file.
+    - ``degradation``: D numbers, the place of each one's degradation in the option file;
+    - ``noise_level``: D numbers (float32), the standard deviation of the noise in each query and key, as drawn, on the
+      scale 0 to 255; nan where the degradation does not know it.
 
-    With ``contrastive: false`` an item is a plain ``lq``/``gt`` pair of 3 x P x P with one ``degradation``, for the
-    toolbox's SRModel. They take turns, so a batch whose size is a multiple of D holds each equally often.
+    With ``contrastive: false`` an item is a plain ``lq``/``gt`` pair of 3 x P x P with one ``degradation`` and one
+    ``noise_level``, for BasicSR's SRModel. They take turns, so a batch whose size is a multiple of D holds each equally
+    often.
 
     Under BasicSR's sampler every patch follows from the seed, the epoch and its place in it, not from the number
     of workers. Indexed by plain integers, the dataset draws from torch's global random state.
@@ -104,7 +107,7 @@ class MultiDegradationDataset(Dataset):
         if self.contrastive:
             patches = [self._patches(which, index, epoch, rng) for which in range(count)]
             return {
-                **{name: torch.stack([patch[name] for patch in patches]) for name in ('lq', 'gt', 'key')},
+                **{name: torch.stack([patch[name] for patch in patches]) for name in patches[0]},
                 'degradation': torch.tensor(self.slots),
             }
         which = turn % count
@@ -118,7 +121,7 @@ class MultiDegradationDataset(Dataset):
             degradation = degradation.settled(rng)
         clean, source = degradation.load(image)
         self._check_size(degradation, image, clean.shape)
-        patches = {}
+        patches = {'noise_level': torch.tensor(noise_level(degradation))}
         for lq_name, gt_name in (('lq', 'gt'), ('key', None))[: 2 if self.contrastive else 1]:
             top, left = (int(rng.integers(side - self.patch_size + 1)) for side in clean.shape[:2])
             window = (slice(top, top + self.patch_size), slice(left, left + self.patch_size))

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from airnet_basicsr.network.checkpoints import load_strictly, read_checkpoint
+from airnet_basicsr.network.traits import traits_of
 from airnet_basicsr.plugin import compute
 from airnet_basicsr.plugin.models.embeddings import Embeddings, can_embed
 from airnet_basicsr.plugin.models.records import Records, begin_record, name_of, plain
@@ -37,6 +38,7 @@ class EvaluatedModel(SRModel):
     lq: Tensor
     output: Tensor
     dataset: Any
+    noise_level: Tensor | None = None  # of each image of lq, where the dataset tells it
 
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
         networks = read_checkpoint(load_path).networks
@@ -76,7 +78,15 @@ class EvaluatedModel(SRModel):
     def restore(self) -> None:
         """Set ``output``, the restored images, from ``lq`` (both B x C x H x W)."""
         net = self.tested_network()
-        self.output = self.tiles.restore(net, self.lq, lambda images: _first(net(images)))
+        self.output = self.tiles.restore(
+            net, self.lq, lambda images: _first(self.outputs(net, images, self.noise_level))
+        )
+
+    def outputs(self, net: nn.Module, images: Tensor, noise_level: Tensor | None) -> Any:
+        """What ``net`` gives for B x C x H x W. One that wants the noise levels is told those of the B images."""
+        if noise_level is None or not traits_of(self.get_bare_model(net)).wants_sigma:
+            return net(images)
+        return net(images, sigma=noise_level)
 
     def tested_network(self) -> nn.Module:
         return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)

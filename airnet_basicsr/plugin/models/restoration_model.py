@@ -66,7 +66,7 @@ class RestorationModel(ResumableModel):
         'sync_bn',
     }
     LOGGER_KEYS = frozenset(('print_freq', 'save_checkpoint_freq', 'use_tb_logger', 'wandb', 'keep_last', 'keep_best'))
-    BATCH: tuple[str, ...] = ('lq', 'gt', 'kinds')  # attributes that hold a training batch, image by image
+    BATCH: tuple[str, ...] = ('lq', 'gt', 'kinds', 'noise_level')  # attributes with a training batch, image by image
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.opt = opt
@@ -137,7 +137,8 @@ class RestorationModel(ResumableModel):
         self.lq = self.to_images(data['lq'])
         if 'gt' in data:
             self.gt = self.to_images(data['gt'], torch.contiguous_format)
-        self.kinds = data['degradation'].flatten() if 'degradation' in data else torch.zeros(0, dtype=torch.long)
+        self.kinds = data['degradation'].flatten() if 'degradation' in data else None
+        self.noise_level = data['noise_level'].flatten() if 'noise_level' in data else None
 
     def to_images(self, images: Tensor, memory_format: torch.memory_format | None = None) -> Tensor:
         """B x C x H x W or B x D x C x H x W on the device, as B x C x H x W or BD x C x H x W."""
@@ -155,7 +156,7 @@ class RestorationModel(ResumableModel):
         # A step that is skipped must not leave its batch in the statistics either.
         statistics = [(buffer, buffer.clone()) for part in self.parts_with_statistics() for buffer in part.buffers()]
         sums: dict[str, Tensor] = OrderedDict()
-        batch = {name: getattr(self, name) for name in self.BATCH if len(getattr(self, name))}
+        batch = {name: values for name in self.BATCH if (values := getattr(self, name)) is not None}
         parts = list(self.steps.split(batch))
         for number, (part, share) in enumerate(parts, 1):
             with self.net_g.no_sync() if self.opt['dist'] and number < len(parts) else nullcontext():
@@ -186,10 +187,11 @@ class RestorationModel(ResumableModel):
     def losses(self, part: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Hook: the losses of a part of the batch, which add up, and other figures for the log; both by name.
 
-        ``part`` has the names of BATCH: ``lq``, ``gt`` (B x C x H x W), ``kinds`` (B; where the dataset tells them).
+        ``part`` has the names of BATCH: ``lq``, ``gt`` (B x C x H x W), ``kinds`` and ``noise_level`` (B; where the
+        dataset tells them).
         """
         with self.steps.autocast():
-            outputs = self.net_g(part['lq'])
+            outputs = self.outputs(self.net_g, part['lq'], part.get('noise_level'))
         return self.restoration_losses(outputs, part), {}
 
     def restoration_losses(self, outputs: Tensor | Sequence[Tensor], part: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -81,6 +81,34 @@ def test_items_are_aligned_degraded_as_named_and_of_one_image(roots):
         assert torch.cat(spread[which]).std().item() == pytest.approx(sigma / 255, rel=0.02)
 
 
+@pytest.mark.parametrize('contrastive', [True, False])
+def test_each_item_tells_the_noise_that_was_drawn(roots, contrastive):
+    clean = str(roots / 'clean.lmdb')
+    noise = {'type': 'GaussianNoise', 'sigma': [5, 50]}
+    both = {'type': 'Composite', 'dataroot_gt': clean, 'of': [noise, {'type': 'Snow'}]}
+    described = {
+        'drawn': {**noise, 'protocol': 'float', 'dataroot_gt': clean},
+        'snow': {'type': 'Snow', 'dataroot_gt': clean},
+        'pairs': {'type': 'PairedImages', 'dataroot_gt': clean, 'dataroot_lq': clean},
+        'camera': {'type': 'CameraNoise', 'dataroot_gt': clean},
+        'both': both,
+    }
+    size = 1 if contrastive else 5
+    opt = options(roots, degradations=described, batch_size_per_gpu=size, contrastive=contrastive)
+    levels = {name: [] for name in described}
+    for batch in epoch(opt, ratio=3):
+        kinds, told = batch['degradation'].flatten(), batch['noise_level'].flatten()
+        difference = 255 * (batch['lq'] - batch['gt']).reshape(len(kinds), -1)
+        for kind, level, spread in zip(kinds.tolist(), told.tolist(), difference.std(1).tolist(), strict=True):
+            levels[list(described)[kind]].append(level)
+            if kind == 0:
+                assert level == pytest.approx(spread, rel=0.08)  # of 3072 values
+    assert len(levels['drawn']) > 15 and len(set(levels['drawn'])) == len(levels['drawn'])
+    assert set(levels['snow']) == {0}
+    assert np.isnan(levels['pairs'] + levels['camera']).all()
+    assert all(5 <= level <= 50 for level in levels['both'])
+
+
 def test_an_epoch_shows_every_image_and_all_eight_orientations(tmp_path):
     # Images of one grey value, brighter to the right: the value names the image, the slope the orientation.
     across, down = (np.linspace(0, end, PATCH).astype(np.uint8) for end in (20, 8))

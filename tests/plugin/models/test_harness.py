@@ -15,12 +15,14 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from basicsr.data import build_dataset
 from basicsr.models import build_model
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from small_run import write_options
 from test_resume import assert_same
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.models.interruption import NUMBERS, interruption
@@ -399,6 +401,39 @@ def test_the_log_has_the_loss_of_each_degradation(name, build):
     log = model.log_dict
     assert (log['l_pix_noise'] + log['l_pix_rain']) / 2 == pytest.approx(log['l_pix'], rel=1e-5)
     assert log['l_pix_noise'] != pytest.approx(log['l_pix_rain'], rel=1e-3)
+
+
+def test_ffdnet_is_told_the_noise_of_each_picture_in_training_and_validation(tmp_path, paper_datasets, monkeypatch):
+    monkeypatch.chdir(paper_datasets)
+    opt = options('FFDNet', tmp_path, accumulate=2, ema_decay=0)
+    opt['network_g'] |= {'num_feat': 8, 'num_layer': 3, 'sigma': 70}
+    opt.update(dist=False, is_train=True, rank=0, world_size=1)
+    noise = opt['datasets']['train']['degradations']['noise']
+    noise.update(sigma=[5, 50], protocol='float')
+    torch.manual_seed(0)
+    model = build_model(opt)
+    maps = []
+    model.net_g.model[0].register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0][:, -1]))
+    dataset = build_dataset({**opt['datasets']['train'], 'phase': 'train'})
+    model.feed_data(default_collate([dataset[i] for i in range(3)]))
+    model.optimize_parameters(1)
+    told = 255 * torch.cat(maps)  # B x H/2 x W/2 of each half of the batch
+    assert len(maps) == 2 and (told == told[:, :1, :1]).all()
+    spread = 255 * (model.lq - model.gt).flatten(1).std(1)
+    torch.testing.assert_close(told[::2, 0, 0], spread[::2], rtol=0.1, atol=0)
+    assert (told[1::2] - 70).abs().max() < 1e-4  # pairs say nothing: the network's own
+
+    maps.clear()
+    tested = build_dataset({**opt['datasets']['val'], 'phase': 'val'})
+    for level in (10, 40):
+        tested.degradation.sigma = level
+        model.feed_data(default_collate([tested[0]]))
+        model.test()
+    assert [float(255 * each.mean()) for each in maps] == pytest.approx([10, 40])
+    # A dataset of BasicSR's says nothing either.
+    model.feed_data({'lq': model.lq, 'gt': model.gt})
+    model.test()
+    assert float(255 * maps[-1].mean()) == pytest.approx(70)
 
 
 def test_warm_up_and_cosine_are_torch_s(build):
