@@ -3,7 +3,7 @@
     python benchmarks/bench_restore.py seams MODEL PHOTO [W H]  tiles against the whole, on 1500 x 1000 pixels
     python benchmarks/bench_restore.py memory MODEL PHOTO       peak memory of airnet-restore on 4000 x 3000 pixels
     python benchmarks/bench_restore.py throughput MODEL FOLDER  the network alone and airnet-restore, in turns
-    python benchmarks/bench_restore.py onnx MODEL               PyTorch and ONNX Runtime, in turns
+    python benchmarks/bench_restore.py onnx MODEL               PyTorch and ONNX Runtime, both spellings, in turns
 
 OMP_NUM_THREADS sets the number of threads. docs/restore.md has results.
 """
@@ -83,25 +83,24 @@ def throughput(model: str, folder: str, rounds: int = 3) -> None:
 
 def onnx(model: str, rounds: int = 3) -> None:
     described = recognise.load(preferred_network(read_checkpoint(model)), model)
-    ours = described.model.to(memory_format=torch.channels_last)
+    networks = {'PyTorch': described.model.to(memory_format=torch.channels_last)}
     with tempfile.TemporaryDirectory() as folder:
-        export_onnx(described, f'{folder}/model.onnx')
-        theirs = OnnxNetwork(f'{folder}/model.onnx', torch.device('cpu'))
-        for size in ((64, 96), (128, 128), (321, 481)):
-            x = torch.rand(1, 3, *size).contiguous(memory_format=torch.channels_last)
-            times, outputs = ([], []), []
+        for name, plain in (('DeformConv', False), ('plain', True)):
+            export_onnx(described, f'{folder}/{name}.onnx', plain=plain)
+            networks[name] = OnnxNetwork(f'{folder}/{name}.onnx', torch.device('cpu'))
+        for size in (128, 256, 512):
+            x = torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last)
+            seconds: dict[str, list[float]] = {name: [] for name in networks}
+            outputs = {}
             with torch.inference_mode():
                 for _ in range(rounds):
-                    for i, network in enumerate((ours, theirs)):
+                    for name, network in networks.items():
                         start = time.perf_counter()
-                        outputs.append(network(x))
-                        times[i].append(time.perf_counter() - start)
-            difference = (outputs[0] - outputs[1]).abs().max()
-            print(
-                f'{size[0]} x {size[1]}: PyTorch {min(times[0]):.3f} s, ONNX Runtime {min(times[1]):.3f} s, '
-                f'largest difference {difference:.1e}',
-                flush=True,
-            )
+                        outputs[name] = network(x)
+                        seconds[name].append(time.perf_counter() - start)
+            shown = ', '.join(f'{name} {min(times):.3f} s' for name, times in seconds.items())
+            difference = max(float((outputs['PyTorch'] - output).abs().max()) for output in outputs.values())
+            print(f'{size} x {size}: {shown}; largest difference {difference:.1e}', flush=True)
 
 
 if __name__ == '__main__':

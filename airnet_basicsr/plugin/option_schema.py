@@ -117,7 +117,10 @@ class Train(Struct, kw_only=True):
     encoder_warmup_iter: Annotated[Count, Meta(description='iterations of the encoder alone (AirNetModel)')] = 0
     queue_size: Annotated[Positive, Meta(description='keys in the queue (AirNetModel)')] = 1280
     key_momentum: Annotated[Share, Meta(description='momentum of the key encoder (AirNetModel)')] = 0.999
-    freeze_encoder: Annotated[bool, Meta(description='train the restorer alone (AirNetModel)')] = False
+    freeze_encoder: Annotated[
+        bool | Literal['z'],
+        Meta(description='true: train the restorer alone; z: train what the restorer does not see alone (AirNetModel)'),
+    ] = False
     amp: Annotated[Literal['bf16', 'fp16'] | None, Meta(description='precision of the forward pass')] = None
     accumulate: Annotated[Positive, Meta(description='batches in an iteration, one after the other')] = 1
     grad_clip: Annotated[Weight | None, Meta(description='largest norm of the gradient')] = None

@@ -71,10 +71,14 @@ def _facts(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
         yield f'the first {train["encoder_warmup_iter"]:,} with the contrastive loss alone, for the encoder'
     if opt['path'].get('pretrain_network_g'):
         yield f'on from {opt["path"]["pretrain_network_g"]}'
-    if train.get('freeze_encoder'):
+    frozen = train.get('freeze_encoder')
+    unused = {True: 'contrast_opt', 'z': 'pixel_opt'}.get(frozen)
+    if frozen == 'z':
+        yield 'the restorer and what guides it left as they are: the rest of the encoder alone, by the contrastive loss'
+    elif frozen:
         yield 'the encoder left as it is, so without the contrastive loss'
     for key in ('pixel_opt', 'contrast_opt', 'optim_g', 'scheduler'):
-        if key in train and not (key == 'contrast_opt' and train.get('freeze_encoder')):
+        if key in train and key != unused:
             yield f'{key}: {_words(train[key])}'
     yield f'precision of the restorer: {train.get("amp") or "float32"}; seed {opt["manual_seed"]}'
     yield f'time: {datetime.timedelta(seconds=round(curves.seconds))} by the clock, validations not included'

@@ -25,13 +25,16 @@ class AirNetModel(RestorationModel):
     """RestorationModel plus momentum contrast: first the encoder alone, then encoder and restorer together.
 
     Keys of ``train`` beyond RestorationModel's:
-        contrast_opt: The contrastive loss, an InfoNCELoss.
+        contrast_opt: The contrastive loss, an InfoNCELoss. With its ``positives: kind``, the queue keeps the
+            degradation of each key.
         encoder_warmup_iter: Iterations in which only the encoder is trained, on the contrastive loss of weight 1
             (release: 100 epochs of 400 iterations). Default: 0.
         queue_size: Keys in the queue (release: 256 for each degradation). Default: 1280.
         key_momentum: Momentum of the key encoder (release: 0.999). Default: 0.999.
-        freeze_encoder: Leave a trained encoder as it is, BatchNorm statistics included, and train the restorer alone,
-            without the contrastive loss (``contrast_opt`` then goes unused). Default: false.
+        freeze_encoder: ``true``: leave a trained encoder as it is, BatchNorm statistics included, and train the
+            restorer alone, without the contrastive loss (``contrast_opt`` then goes unused). ``z``: leave the restorer
+            and what guides it as they are, and train the rest of the encoder on the contrastive loss alone (of weight
+            1): what is restored stays the same to the bit. Default: false.
 
     ``network_g`` may be any network that answers ``encode=True`` and ``restore=False`` as
     :meth:`~airnet_basicsr.network.airnet.AirNet.forward` does and whose encoder is its attribute ``encoder``.
@@ -66,11 +69,12 @@ class AirNetModel(RestorationModel):
     def init_training_settings(self) -> None:
         train_opt = self.opt['train']
         self.encoder_warmup_iter = train_opt.get('encoder_warmup_iter', 0)
-        self.encoder_frozen = train_opt.get('freeze_encoder', False)
+        self.frozen = train_opt.get('freeze_encoder', False)
         self.contrast = MomentumContrast(
             self.get_bare_model(self.net_g).encoder,
             train_opt.get('queue_size', 1280),
             train_opt.get('key_momentum', 0.999),
+            labelled=train_opt['contrast_opt'].get('positives') == 'kind',
         ).to(self.device)
         self.contrast.train()
         pretrained = self.opt['path'].get('pretrain_network_g')
@@ -84,7 +88,12 @@ class AirNetModel(RestorationModel):
         super().init_training_settings()
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        if self.is_train and self.opt['train'].get('freeze_encoder'):
+        frozen = self.is_train and self.opt['train'].get('freeze_encoder')
+        if frozen == 'z':
+            net.requires_grad_(False)
+            net.encoder.requires_grad_(True)
+            net.encoder.blocks[0].requires_grad_(False)
+        elif frozen:
             net.encoder.requires_grad_(False)
         if self.is_train and self.opt['dist']:
             # The warm-up leaves the restorer out; see _enter_joint_stage.
@@ -101,13 +110,18 @@ class AirNetModel(RestorationModel):
         state = read_checkpoint(path).contrast
         if state is None:
             return
-        state = dict(state)
+        ours = self.contrast.state_dict()
+        why = None
         if state['queue'].shape != self.contrast.queue.shape:
-            get_root_logger().warning(
+            why = (
                 f'The queue of {path} holds {state["queue"].shape[1]} keys, train:queue_size is '
-                f'{self.contrast.queue.shape[1]}: training starts with a fresh queue.'
+                f'{self.contrast.queue.shape[1]}'
             )
-            state['queue'], state['queue_ptr'] = self.contrast.queue, self.contrast.queue_ptr
+        elif 'queue_kinds' in ours and 'queue_kinds' not in state:
+            why = f'The queue of {path} does not tell the degradations that positives: kind asks for'
+        if why:
+            get_root_logger().warning(f'{why}: training starts with a fresh queue.')
+            state = {**state, **{key: tensor for key, tensor in ours.items() if key.startswith('queue')}}
         load_strictly(self.contrast, state, path)
 
     # ---- An iteration --------------------------------------------------------------------------------------------
@@ -122,19 +136,23 @@ class AirNetModel(RestorationModel):
         yield self.contrast.key_encoder
 
     def begin_iteration(self, current_iter: int) -> None:
-        self.warming_up = current_iter <= self.encoder_warmup_iter
+        self.warming_up = current_iter <= self.encoder_warmup_iter or self.frozen == 'z'
         if not self.warming_up:
             self._enter_joint_stage()
-        net = self.get_bare_model(self.net_g)
-        if self.encoder_frozen:
-            net.encoder.eval()  # training and validation set the whole network to training
-        else:
-            self.contrast.follow(net.encoder)
-        self.new_keys: list[Tensor] = []
+        encoder = self.get_bare_model(self.net_g).encoder
+        # Training and validation set the whole network to training.
+        if self.frozen == 'z':
+            encoder.blocks[0].eval()
+            self.contrast.key_encoder.blocks[0].eval()
+        elif self.frozen:
+            encoder.eval()
+        if self.frozen is not True:
+            self.contrast.follow(encoder)
+        self.new_keys: list[tuple[Tensor, Tensor]] = []
 
     def losses(self, part: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The contrastive part is float32 throughout."""
-        if self.encoder_frozen:
+        if self.frozen is True:
             return super().losses(part)
         losses = {}
         with self.steps.autocast():
@@ -145,15 +163,23 @@ class AirNetModel(RestorationModel):
                 losses = self.restoration_losses(restored, part)
         keys = self.contrast.keys(part['lq_key'])
         criterion = self.cri_warmup if self.warming_up else self.cri_contrast
-        losses['l_contrast'], logits = criterion(encoding.projection, keys, self.contrast.queue)
-        self.new_keys.append(keys)
-        self.embeddings_seen.append((encoding.embedding.detach(), part['kinds']))
-        # Share of queries whose own key is the most alike, among all keys of the queue.
-        return losses, {'contrast_acc': (logits.detach().argmax(1) == 0).float().mean()}
+        kinds = part['kinds'].to(self.device)
+        queue, queue_kinds = self.contrast.queue, self.contrast.queue_kinds
+        labels = () if queue_kinds is None else (kinds, queue_kinds)
+        losses['l_contrast'], logits = criterion(encoding.projection, keys, queue, *labels)
+        self.new_keys.append((keys, kinds))
+        self.embeddings_seen.append((encoding.embedding.detach(), kinds))
+        # Share of queries whose own key, or one of their kind, is the most alike among all keys of the queue.
+        nearest = logits.detach().argmax(1)
+        right = nearest == 0
+        if queue_kinds is not None:
+            right = right | (queue_kinds[nearest - 1] == kinds)
+        return losses, {'contrast_acc': right.float().mean()}
 
     def step_taken(self) -> None:
         if self.new_keys:
-            self.contrast.enqueue(torch.cat(self.new_keys))  # these keys are no negatives of their own batch
+            keys, kinds = (torch.cat(parts) for parts in zip(*self.new_keys, strict=True))
+            self.contrast.enqueue(keys, kinds)  # these keys are no negatives of their own batch
         super().step_taken()
 
     # ---- Saving, resuming, logging -------------------------------------------------------------------------------

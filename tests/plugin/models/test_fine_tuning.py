@@ -1,4 +1,4 @@
-"""Going on from a trained network: the encoder left as it is, and Muon."""
+"""Continuing from a trained network: the encoder, or what the restorer sees of it, left as it is; and Muon."""
 
 import copy
 
@@ -52,6 +52,26 @@ def test_a_frozen_encoder_stays_as_it_was_and_a_resumed_run_ends_alike(folder):
     before, after = network(folder, 'run'), network(folder, 'finish')
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith('encoder.')}  # BatchNorm statistics too
+
+    experiment = folder / 'experiments/finish'
+    for part in ('models/net_g_latest.pth', 'models/net_g_14.pth', 'training_states/14.state'):
+        (experiment / part).unlink()
+    done = train(folder, 'finish.yml', '--auto_resume')
+    assert done.returncode == 0 and 'iter: 7' in done.stdout, done.stdout[-3000:]
+    again = network(folder, 'finish')
+    assert all(torch.equal(after[name], again[name]) for name in after)
+
+
+def test_what_the_restorer_does_not_see_can_be_trained_alone(folder):
+    """By the kinds of degradation, whose labels a resumed run must know."""
+    assert train(folder, 'run.yml').returncode == 0
+    options = FINISH.replace('freeze_encoder: true', 'freeze_encoder: z\n  contrast_opt: {positives: kind}')
+    (folder / 'finish.yml').write_text(options.replace('{type: Muon}', '{type: Adam, lr: 0.001}'))
+    done = train(folder, 'finish.yml')
+    assert done.returncode == 0 and 'l_contrast' in done.stdout and 'l_pix' not in done.stdout, done.stdout[-3000:]
+    before, after = network(folder, 'run'), network(folder, 'finish')
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if name.startswith(('encoder.blocks.0.', 'restorer.'))}
 
     experiment = folder / 'experiments/finish'
     for part in ('models/net_g_latest.pth', 'models/net_g_14.pth', 'training_states/14.state'):
