@@ -1,7 +1,15 @@
-"""A small training run, for the tests that need one."""
+"""Training runs and tests, made small, for the tests that need one."""
 
+import logging
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+OPTION_FILES = ROOT / 'options'
 
 OPTIONS = """
 name: run
@@ -56,3 +64,15 @@ def write_options(folder: Path, **changes) -> Path:
     path = folder / 'run.yml'
     path.write_text(text)
     return path
+
+
+def run(pipeline: Callable, file: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *force: str) -> None:
+    """BasicSR's own program (its ``train_pipeline`` or ``test_pipeline``) with ``-opt options/FILE``, in ``folder``."""
+    monkeypatch.setattr(sys, 'argv', ['program', '-opt', str(OPTION_FILES / file), '--force_yml', 'num_gpu=0', *force])
+    # BasicSR sets its logger up once in a process, for good; here each run has a log file of its own.
+    logger = logging.getLogger('basicsr')
+    monkeypatch.setattr('basicsr.utils.logger.initialized_logger', {})
+    monkeypatch.setattr(logger, 'handlers', [])
+    monkeypatch.setattr(logger, 'propagate', logger.propagate)
+    monkeypatch.chdir(folder)
+    pipeline(str(folder))

@@ -1,8 +1,6 @@
 """Every option file that is shipped, as BasicSR runs it: only smaller, and on small photographs."""
 
 import json
-import logging
-import sys
 from pathlib import Path
 
 import cv2
@@ -10,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, write_lmdb
+from small_run import OPTION_FILES, run
 
 from airnet_basicsr.plugin.options import load_options
 from airnet_basicsr.prepare.layouts import CDD11
 from basicsr.test import test_pipeline as run_test
 from basicsr.train import train_pipeline as run_training
 
-OPTIONS = ROOT / 'options'
-FILES = {str(path.relative_to(OPTIONS)): load_options(path) for path in sorted(OPTIONS.rglob('*.yml'))}
+FILES = {str(path.relative_to(OPTION_FILES)): load_options(path) for path in sorted(OPTION_FILES.rglob('*.yml'))}
 TRAINING = [name for name, options in FILES.items() if 'train' in options]
 TESTING = [name for name in FILES if name not in TRAINING]
 SMALLER = {
@@ -60,18 +58,6 @@ def folder(tmp_path_factory, photos):
         stored = {'depth': plane.astype(np.uint16) * 100, 'streaks': plane}.get(Path(dataroot).name, picture['coffee2'])
         assert cv2.imwrite(str(root / dataroot / 'coffee2.png'), stored)
     return root
-
-
-def run(pipeline, file, folder, monkeypatch, *force):
-    """BasicSR's own program with ``-opt file``."""
-    monkeypatch.setattr(sys, 'argv', ['program', '-opt', str(OPTIONS / file), '--force_yml', 'num_gpu=0', *force])
-    # BasicSR sets its logger up once in a process, for good; here each run has a log file of its own.
-    logger = logging.getLogger('basicsr')
-    monkeypatch.setattr('basicsr.utils.logger.initialized_logger', {})
-    monkeypatch.setattr(logger, 'handlers', [])
-    monkeypatch.setattr(logger, 'propagate', logger.propagate)
-    monkeypatch.chdir(folder)
-    pipeline(str(folder))
 
 
 def smaller(options):
