@@ -137,9 +137,9 @@ class CleanImages:
 class GaussianNoise(CleanImages):
     """Clean images that get noise of one sigma.
 
-    Options: ``dataroot_gt`` (a folder or LMDB, or a list of them), ``sigma`` (0..255; in training also ``[from, to]``:
-    drawn evenly for each query and its key), ``protocol`` (``uint8``, the default, or ``float``; see
-    :func:`add_gaussian_noise`).
+    Options: ``dataroot_gt`` (a folder or LMDB, or a list of them), ``sigma`` (0..255; in training and as a part of a
+    Composite also ``[from, to]``: drawn evenly for each query and its key), ``protocol`` (``uint8``, the default, or
+    ``float``; see :func:`add_gaussian_noise`).
     """
 
     order = 6
@@ -149,7 +149,8 @@ class GaussianNoise(CleanImages):
         super().__init__(opt, where)
         self.sigma = require(opt, 'sigma', where)
         if isinstance(self.sigma, list):
-            if not where.startswith('datasets:train'):
+            # Results of a test stand beside those of one sigma. Those of a Composite stand beside nothing.
+            if not where.startswith('datasets:train') and ':of:' not in where:
                 raise InputError(f'option {where}:sigma: a range is for training; test with one sigma')
             if len(self.sigma) != 2 or not all(map(_is_sigma, self.sigma)) or self.sigma[0] > self.sigma[1]:
                 raise InputError(f'option {where}:sigma: expected [from, to], both 0 to 255, found {self.sigma!r}')

@@ -203,6 +203,8 @@ def test_the_same_bits_for_any_number_of_workers_and_across_a_resume(root):
 def test_in_a_test_what_is_drawn_follows_from_the_name(root, tmp_path, photos):
     write_image(tmp_path / 'coffee2.png', photos['coffee2'])
     mixed = options(root)['degradations']['mixed']
+    # As training has it, also where the sigma is a range.
+    mixed = {**mixed, 'of': [*mixed['of'], {'type': 'GaussianNoise', 'sigma': [5, 50]}]}
     test = {'name': 'x', 'type': 'DegradationTestDataset', 'phase': 'test'}
     (alone,) = build_dataset({**test, 'degradation': {**mixed, 'dataroot_gt': str(tmp_path)}})
     items = build_dataset({**test, 'degradation': mixed})
