@@ -13,17 +13,17 @@ from airnet_basicsr.errors import end_in_one_line
 COMMANDS = {
     'restore': ('remove noise, rain and haze from pictures', 'airnet_basicsr.restore.command:main'),
     'serve': ('restore pictures on a page in the browser', 'airnet_basicsr.restore.serve:main'),
-    'model': ('look into, convert, shrink and export model files', 'airnet_basicsr.network.model_files:main'),
+    'model': ('inspect, convert, shrink and export model files', 'airnet_basicsr.network.model_files:main'),
     'options': (
-        'list and copy the option files of training runs and tests',
+        'list and copy the option files for training and testing',
         'airnet_basicsr.prepare.option_files:main',
     ),
     'prepare': ('make and check the datasets that option files name', 'airnet_basicsr.prepare.command:run'),
-    'sheet': ('draw what the degradations of a training run look like', 'airnet_basicsr.plugin.sheet:main'),
+    'sheet': ('draw samples of the degradations of a training run', 'airnet_basicsr.plugin.sheet:main'),
     'train': ('train a network in BasicSR', 'airnet_basicsr.plugin.training:main'),
     'test': ('test a network in BasicSR', 'airnet_basicsr.plugin.testing:main'),
-    'report': ('tables and a page from the results of tests', 'airnet_basicsr.report.__main__:main'),
-    'score': ('scores of restored pictures, from whatever program', 'airnet_basicsr.report.score:main'),
+    'report': ('write tables and a web page from test results', 'airnet_basicsr.report.__main__:main'),
+    'score': ('measure folders of restored pictures, from any program', 'airnet_basicsr.report.score:main'),
 }
 # The one part of `airnet model` that reads datasets, and so needs BasicSR.
 REFERENCE = 'airnet_basicsr.plugin.reference:main'
@@ -47,8 +47,8 @@ def main() -> int | None:
     """The program ``airnet``; gives its exit status."""
     parser = argparse.ArgumentParser(
         prog='airnet',
-        description='AirNet: restores pictures, and trains and tests its networks in BasicSR.',
-        epilog='airnet COMMAND --help tells more about each.',
+        description='AirNet: restore pictures; train and test networks in BasicSR.',
+        epilog='airnet COMMAND --help describes a command.',
         usage='airnet [-h] [--version] COMMAND ...',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -64,7 +64,7 @@ for words in sys.argv[1:]:
     for document, words in used:
         told = next(text for command, text in helps.items() if tuple(words[: len(command)]) == command)
         for option in (word for word in words if re.match(r'--?[a-z]', word)):
-            known = re.search(rf'(?<![\w-]){re.escape(option)}(?![\w-])', told) or option == '--dry-run'
+            known = re.search(rf'(?<![\w-]){re.escape(option)}(?![\w-])', told)
             assert known, f'{document}: airnet {" ".join(words)}'
 
 

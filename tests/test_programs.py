@@ -1,6 +1,7 @@
-"""The command `airnet` and the older names of its parts: what they start, with what, and what they bring along."""
+"""The command `airnet` and the older names of its parts: what they start, with what, and what a wheel holds."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -144,3 +145,28 @@ def test_a_wheel_is_for_every_python_of_its_platform(tmp_path):
 def test_the_release_is_described_once():
     """The version is the package's alone; who is cited, CITATION.cff's."""
     assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['preferred-citation']['year'] == 2022
+
+
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_help_lists_what_basicsr_and_the_program_take(command):
+    program = f"""
+import sys
+import airnet_basicsr.plugin
+from airnet_basicsr.__main__ import main
+from basicsr.utils.options import parse_options
+for call, words in ((main, ['airnet', '{command}']), (lambda: parse_options('.', False), ['basicsr'])):
+    sys.argv[:] = [*words, '--help']
+    try:
+        call()
+    except SystemExit as end:
+        assert not end.code
+    print('\\f')
+"""
+    ours, basicsr, _ = run_python('-c', program, cwd=ROOT, COLUMNS='100').stdout.split('\f')
+    options = set(re.findall(r'(?<=^  )--?\w+', basicsr, re.MULTILINE)) - {'-h'}
+    assert {'-opt', '--force_yml', '--launcher', '--debug'} < options
+    # The first is torch.distributed.launch's, which torchrun replaced; a test has nothing to resume.
+    options -= {'--local_rank'} if command == 'train' else {'--local_rank', '--auto_resume'}
+    options |= {'--dry-run'} if command == 'train' else set()
+    for option in options:
+        assert re.search(rf'^  {option}\b.*\n? +\w', ours, re.MULTILINE), option

@@ -159,8 +159,8 @@ def export(source: str, target: str, plain: bool = False, half: bool = False) ->
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='airnet model',
-        description='Look into, convert, shrink and export models.',
-        epilog='airnet model reference --help: add what airnet restore --explain compares pictures with.',
+        description='Inspect, convert, shrink and export model files.',
+        epilog='airnet model reference adds the embeddings that airnet restore --explain needs (with BasicSR only).',
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
@@ -176,19 +176,19 @@ def _parser() -> argparse.ArgumentParser:
                 default=[],
                 type=_fact,
                 metavar='NAME=TEXT',
-                help='what `info` is to say of it, as in --fact licence=Apache-2.0; may be repeated',
+                help='a fact that `info` prints, as in --fact licence=Apache-2.0; may be repeated',
             )
         return sub
 
-    command('info', 'print what a file is: network, size, training facts, hash')
+    command('info', 'print what is in a file: network, size, training facts, hash')
     sub = command(
         'convert',
-        "between this project's checkpoints and the official release's, and to safetensors, by the ending of FILE",
+        "convert between this project's checkpoints and the official release's; FILE.safetensors writes safetensors",
         '.safetensors, or _official.pth',
     )
     sub.add_argument('--to', choices=('ours', 'official'), required=True)
-    command('slim', 'a small file for inference only', '_slim.safetensors')
-    sub = command('export', 'to ONNX, of any height and width; airnet restore -m FILE.onnx runs it', '.onnx')
+    command('slim', 'write a small file, for inference only', '_slim.safetensors')
+    sub = command('export', 'export to ONNX, for pictures of any size; airnet restore -m FILE.onnx runs it', '.onnx')
     sub.add_argument('--plain', action='store_true', help='opset 16, for runtimes without DeformConv (opset 19)')
     sub.add_argument('--float16', action='store_true', help='half the size; input and output stay float32')
     return parser

@@ -24,34 +24,34 @@ Betas = Annotated[list[Share], Meta(min_length=2, max_length=2)]
 
 
 class Degradation(Struct, kw_only=True):
-    """One kind of degradation; `airnet_basicsr/plugin/data/` says which keys each kind has."""
+    """One kind of degradation. Each kind has keys of its own; datasets.md lists them."""
 
     type: Text
-    weight: Annotated[Positive, Meta(description='how many patches of a training item have it')] = 1
+    weight: Annotated[Positive, Meta(description='patches of each training item that get it')] = 1
     sigma: Annotated[
-        float | list[float] | UnsetType, Meta(description='of noise, on the scale 0 to 255; [from, to]: drawn')
+        float | list[float] | UnsetType, Meta(description='noise level, 0 to 255; [from, to]: drawn from the range')
     ] = UNSET
-    sigmas: Annotated[list[float], Meta(description='of the four quarters of SpatiallyVariantNoise')] = []
+    sigmas: Annotated[list[float], Meta(description='noise levels of the four quarters (SpatiallyVariantNoise)')] = []
     protocol: Annotated[
-        Literal['uint8', 'float'], Meta(description='noise clipped and truncated, or left as it is')
+        Literal['uint8', 'float'], Meta(description='noisy images clipped and truncated to 8 bits, or not')
     ] = 'uint8'
     dataroot_gt: Annotated[str | list[str], Meta(description='clean images: a folder or an LMDB, or several')] = ''
     dataroot_lq: Annotated[str, Meta(description='degraded images: a folder or an LMDB')] = ''
-    filename_tmpl: Annotated[str, Meta(description="the degraded image's name; {} stands for the clean one's")] = '{}'
+    filename_tmpl: Annotated[str, Meta(description="name of the degraded image; {} stands for the clean one's")] = '{}'
     of: Annotated[list['Degradation'], Meta(description='the parts of a Composite')] = []
 
 
 class Dataset(Struct, kw_only=True):
     """A dataset of BasicSR, of this package (MultiDegradationDataset, DegradationTestDataset) or your own."""
 
-    name: Annotated[Text, Meta(description='in logs, records and names of folders')]
-    type: Annotated[Text, Meta(description='the class in the registry of datasets')]
-    degradations: Annotated[dict[str, Degradation], Meta(description='of MultiDegradationDataset')] = {}
-    degradation: Annotated[Degradation | UnsetType, Meta(description='of DegradationTestDataset')] = UNSET
+    name: Annotated[Text, Meta(description='name in logs, records and folders')]
+    type: Annotated[Text, Meta(description='class in the registry of datasets')]
+    degradations: Annotated[dict[str, Degradation], Meta(description='by name (MultiDegradationDataset)')] = {}
+    degradation: Annotated[Degradation | UnsetType, Meta(description='one kind (DegradationTestDataset)')] = UNSET
     gt_size: Annotated[Positive | UnsetType, Meta(description='side of a training patch, in pixels')] = UNSET
-    contrastive: Annotated[bool, Meta(description='items hold query and key of each degradation')] = True
-    seed: Annotated[int, Meta(description='of the noise that a test draws')] = 0
-    crop_multiple: Annotated[Positive, Meta(description='test images are cut to multiples of it')] = 1
+    contrastive: Annotated[bool, Meta(description='whether items hold query and key of each degradation')] = True
+    seed: Annotated[int, Meta(description='seed of the noise in a test')] = 0
+    crop_multiple: Annotated[Positive, Meta(description='test images are cropped to multiples of it')] = 1
     dataroot_gt: str | list[str] | None = None
     dataroot_lq: str | list[str] | None = None
     filename_tmpl: str = '{}'
@@ -60,7 +60,7 @@ class Dataset(Struct, kw_only=True):
     num_worker_per_gpu: Annotated[Count | UnsetType, Meta(description='processes that load data')] = UNSET
     batch_size_per_gpu: Annotated[Positive | UnsetType, Meta(description='items in a batch')] = UNSET
     dataset_enlarge_ratio: Annotated[
-        Annotated[float, Meta(gt=0)], Meta(description='an epoch goes through the dataset that many times')
+        Annotated[float, Meta(gt=0)], Meta(description='passes through the dataset in one epoch')
     ] = 1
     prefetch_mode: Annotated[Literal['cpu', 'cuda'] | None, Meta(description='`cuda` needs `pin_memory: true`')] = None
     num_prefetch_queue: Positive = 1
@@ -71,7 +71,7 @@ class Dataset(Struct, kw_only=True):
 class Optimizer(Struct, kw_only=True):
     """The other keys are those of the class."""
 
-    type: Annotated[Text, Meta(description='a class of torch.optim, or `Muon`')]
+    type: Annotated[Text, Meta(description='class of torch.optim, or `Muon`')]
     lr: Annotated[Weight, Meta(description='learning rate')]
     weight_decay: Weight = 0
     betas: Betas | UnsetType = UNSET
@@ -88,17 +88,17 @@ class Scheduler(Struct, kw_only=True):
     ]
     milestones: Annotated[list[Count], Meta(description='iterations at which the rate is multiplied by gamma')] = []
     gamma: Weight = 0.1
-    restarts: Annotated[list[Count], Meta(description='iterations at which the rate is set anew; 0 is the first')] = []
-    restart_weights: Annotated[list[Weight], Meta(description='the factor of the rate at each of the restarts')] = []
+    restarts: Annotated[list[Count], Meta(description='iterations at which the rate restarts; the first is 0')] = []
+    restart_weights: Annotated[list[Weight], Meta(description='factor of the rate at each restart')] = []
     periods: Annotated[list[Positive], Meta(description='lengths of the cosines, together at least total_iter')] = []
-    eta_min: Annotated[Weight, Meta(description='the least rate')] = 0
+    eta_min: Annotated[Weight, Meta(description='lowest rate')] = 0
     warmup: Annotated[Count, Meta(description='iterations of WarmupCosineLR in which the rate rises')] = 0
 
 
 class Loss(Struct, kw_only=True):
     """The other keys are those of the class."""
 
-    type: Annotated[Text, Meta(description='the class in the registry of losses')]
+    type: Annotated[Text, Meta(description='class in the registry of losses')]
     loss_weight: float = 1
     reduction: str = 'mean'
 
@@ -110,44 +110,46 @@ class Train(Struct, kw_only=True):
     optim_g: Optimizer | UnsetType = UNSET
     scheduler: Scheduler | UnsetType = UNSET
     warmup_iter: Annotated[int, Meta(description="iterations of BasicSR's linear warm-up of the rate; -1: none")] = -1
-    ema_decay: Annotated[Share, Meta(description='of the moving average of the weights; 0: none')] = 0
-    pixel_opt: Annotated[Loss | None, Meta(description='loss of the pixels')] = None
+    ema_decay: Annotated[Share, Meta(description='decay of the moving average of the weights; 0: none')] = 0
+    pixel_opt: Annotated[Loss | None, Meta(description='pixel loss')] = None
     perceptual_opt: Annotated[dict[str, Any] | None, Meta(description="BasicSR's PerceptualLoss")] = None
     contrast_opt: Annotated[Loss | None, Meta(description='contrastive loss (AirNetModel)')] = None
-    encoder_warmup_iter: Annotated[Count, Meta(description='iterations of the encoder alone (AirNetModel)')] = 0
+    encoder_warmup_iter: Annotated[Count, Meta(description='iterations that train only the encoder (AirNetModel)')] = 0
     queue_size: Annotated[Positive, Meta(description='keys in the queue (AirNetModel)')] = 1280
     key_momentum: Annotated[Share, Meta(description='momentum of the key encoder (AirNetModel)')] = 0.999
     freeze_encoder: Annotated[
         bool | Literal['z'],
-        Meta(description='true: train the restorer alone; z: train what the restorer does not see alone (AirNetModel)'),
+        Meta(description='true: train only the restorer; z: only what the restorer does not see (AirNetModel)'),
     ] = False
     amp: Annotated[Literal['bf16', 'fp16'] | None, Meta(description='precision of the forward pass')] = None
-    accumulate: Annotated[Positive, Meta(description='batches in an iteration, one after the other')] = 1
+    accumulate: Annotated[Positive, Meta(description='batches whose gradients one iteration averages')] = 1
     grad_clip: Annotated[Weight | None, Meta(description='largest norm of the gradient')] = None
-    nonfinite_limit: Annotated[Positive, Meta(description='steps in a row that may be skipped')] = 20
-    output_weights: Annotated[list[float] | None, Meta(description='of the losses of several outputs')] = None
+    nonfinite_limit: Annotated[Positive, Meta(description='skipped steps in a row before training stops')] = 20
+    output_weights: Annotated[
+        list[float] | None, Meta(description='weights of the pixel losses of several outputs')
+    ] = None
     sync_bn: Annotated[bool, Meta(description='BatchNorm statistics over all GPUs')] = False
 
 
 class Metric(Struct, kw_only=True):
     """The other keys are those of the function."""
 
-    type: Annotated[Text, Meta(description='the function in the registry of metrics')]
+    type: Annotated[Text, Meta(description='function in the registry of metrics')]
     better: Literal['higher', 'lower'] = 'higher'
-    crop_border: Annotated[Count | UnsetType, Meta(description='pixels that are left out at each side')] = UNSET
-    test_y_channel: Annotated[bool, Meta(description='of the luma alone')] = False
+    crop_border: Annotated[Count | UnsetType, Meta(description='pixels left out at each side')] = UNSET
+    test_y_channel: Annotated[bool, Meta(description='measure luma only')] = False
 
 
 class Val(Struct, kw_only=True):
     """Validation in training, and testing."""
 
-    val_freq: Annotated[Positive | UnsetType, Meta(description='iterations from one validation to the next')] = UNSET
-    save_img: Annotated[bool, Meta(description='whether to write the restored images')]
-    suffix: Annotated[str | int | None, Meta(description='of their names, in place of the name of the test')] = None
-    metrics: Annotated[dict[str, Metric] | None, Meta(description='by the names that they have in results')] = None
-    pbar: Annotated[bool, Meta(description='a progress bar')] = True
-    tile: Annotated[Positive | None, Meta(description='side of the squares that larger images are restored in')] = None
-    tile_overlap: Annotated[Count | None, Meta(description='pixels that neighbouring squares share')] = None
+    val_freq: Annotated[Positive | UnsetType, Meta(description='iterations between validations')] = UNSET
+    save_img: Annotated[bool, Meta(description='write the restored images')]
+    suffix: Annotated[str | int | None, Meta(description='suffix of their names; default: the name of the test')] = None
+    metrics: Annotated[dict[str, Metric] | None, Meta(description='by their names in results')] = None
+    pbar: Annotated[bool, Meta(description='show a progress bar')] = True
+    tile: Annotated[Positive | None, Meta(description='side of the tiles of larger images, in pixels')] = None
+    tile_overlap: Annotated[Count | None, Meta(description='pixels that neighbouring tiles share')] = None
 
 
 class Wandb(Struct, kw_only=True):
@@ -158,47 +160,50 @@ class Wandb(Struct, kw_only=True):
 
 
 class Logger(Struct, kw_only=True):
-    """What is written while training."""
+    """What training writes."""
 
-    print_freq: Annotated[Positive, Meta(description='iterations from one line of the log to the next')]
-    save_checkpoint_freq: Annotated[Positive, Meta(description='iterations from one checkpoint to the next')]
-    use_tb_logger: Annotated[bool, Meta(description='write for TensorBoard')] = False
+    print_freq: Annotated[Positive, Meta(description='iterations between lines of the log')]
+    save_checkpoint_freq: Annotated[Positive, Meta(description='iterations between checkpoints')]
+    use_tb_logger: Annotated[bool, Meta(description='write TensorBoard logs')] = False
     wandb: Wandb | None = None
     keep_last: Annotated[Count | None, Meta(description='numbered checkpoints to keep; nothing or 0: all')] = None
-    keep_best: Annotated[str | None, Meta(description='a metric: the best network by it is kept too')] = None
+    keep_best: Annotated[str | None, Meta(description='metric by which the best network is kept')] = None
 
 
 class Path(Struct, kw_only=True):
-    """Files to begin with."""
+    """Files to start from."""
 
-    pretrain_network_g: Annotated[str | None, Meta(description='a checkpoint to start from, or to test')] = None
+    pretrain_network_g: Annotated[str | None, Meta(description='checkpoint to start from, or to test')] = None
     strict_load_g: Annotated[bool, Meta(description='refuse a checkpoint that does not fit')] = True
-    param_key_g: Annotated[str | None, Meta(description='`params`, or `params_ema` for the average')] = 'params'
-    resume_state: Annotated[str | None, Meta(description='a training state of this run to resume from')] = None
+    param_key_g: Annotated[str | None, Meta(description='`params`, or `params_ema` for the moving average')] = 'params'
+    resume_state: Annotated[str | None, Meta(description='training state of this run to resume from')] = None
 
 
 class Compute(Struct, kw_only=True):
-    """How a network is computed; results differ by rounding only."""
+    """How a network is computed; results differ only by rounding."""
 
-    dcn_backend: Annotated[str | None, Meta(description='of the deformable convolution')] = 'auto'
-    channels_last: Annotated[bool | None, Meta(description='feature maps pixel by pixel')] = None
-    tf32: Annotated[bool | None, Meta(description='TF32 on GPUs that have it')] = None
+    dcn_backend: Annotated[str | None, Meta(description='backend of the deformable convolution')] = 'auto'
+    channels_last: Annotated[
+        bool | None, Meta(description='memory layout of feature maps; nothing: the faster one')
+    ] = None
+    tf32: Annotated[bool | None, Meta(description='TF32, on GPUs that have it')] = None
     compile: Annotated[bool | None, Meta(description='train through torch.compile')] = None
 
 
 class OptionFile(Struct, kw_only=True):
     """An option file."""
 
-    name: Annotated[Text, Meta(description='of the run, and of the folder of its results')]
-    model_type: Annotated[Text, Meta(description='the class in the registry of models')]
-    num_gpu: Annotated[Count | Literal['auto'], Meta(description='0 computes on the CPU')]
-    scale: Annotated[Positive, Meta(description='of super-resolution; 1: the output is as large as the input')] = 1
+    name: Annotated[Text, Meta(description='name of the run, and of the folder of its results')]
+    model_type: Annotated[Text, Meta(description='class in the registry of models')]
+    num_gpu: Annotated[Count | Literal['auto'], Meta(description='0: compute on the CPU')]
+    scale: Annotated[Positive, Meta(description='factor of super-resolution; 1: output and input have equal size')] = 1
     manual_seed: Annotated[
-        Annotated[int, Meta(ge=0, lt=2**32 - 2**16)] | None, Meta(description='of all that is drawn; nothing: random')
+        Annotated[int, Meta(ge=0, lt=2**32 - 2**16)] | None,
+        Meta(description='seed of all random draws; nothing: random'),
     ] = None
-    datasets: Annotated[dict[str, Dataset], Meta(description='`train`, and `val` or `test` with any ending')]
+    datasets: Annotated[dict[str, Dataset], Meta(description='`train`; `val`, `val_2`, ...; `test_1`, `test_2`, ...')]
     network_g: Annotated[
-        dict[str, Any] | UnsetType, Meta(description='`type`, a class in the registry of networks, and its parameters')
+        dict[str, Any] | UnsetType, Meta(description='`type`, class in the registry of networks, and its parameters')
     ] = UNSET
     path: Path
     train: Train | UnsetType = UNSET

@@ -1,5 +1,6 @@
-"""What only the programs for training and testing do: save before an error ends them, and explain it in one line."""
+"""What the programs for training and testing share: their command line, and how an error ends them."""
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable
@@ -9,6 +10,35 @@ from airnet_basicsr.errors import end_in_one_line, explain
 
 _last_acts: list[Callable[[], None]] = []
 _explain: Callable[[type[BaseException], BaseException, TracebackType | None], object] | None = None
+
+
+def command_line(description: str, epilog: str) -> argparse.ArgumentParser:
+    """The options that BasicSR reads in training and in testing, for ``--help`` and to check that they are whole.
+
+    BasicSR's own help describes few of them. Its parser still reads the command line, with what is not listed here.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,  # BasicSR expands abbreviations itself
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add('-opt', required=True, metavar='FILE.yml', help='option file')
+    add(
+        '--force_yml',
+        nargs='+',
+        metavar='KEY=VALUE',
+        help="values in place of the option file's, as in datasets:train:gt_size=64",
+    )
+    add('--debug', action='store_true', help='put debug_ before the name; in training, log, save and validate often')
+    add(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm'),
+        default='none',
+        help='how several processes were started: pytorch for torchrun, slurm for srun; default: none, one process',
+    )
+    return parser
 
 
 def handle_errors() -> None:

@@ -65,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog='airnet model reference',
-        description='Add to a model the reference embeddings that airnet restore --explain compares pictures with.',
+        description='Add to a model the reference embeddings that airnet restore --explain needs.',
     )
     parser.add_argument('model', metavar='MODEL')
     parser.add_argument('-o', '--output', required=True, metavar='FILE')
-    parser.add_argument('-opt', required=True, metavar='TRAINING.yml', help='option file with the degradations')
+    parser.add_argument('-opt', required=True, metavar='TRAINING.yml', help='option file of its training run')
     parser.add_argument('--count', type=int, default=64, metavar='N', help='patches of each degradation; default: 64')
     args = parser.parse_args(argv)
     add_reference(args.model, args.output, args.opt, args.count)

@@ -52,9 +52,11 @@ def draw_sheet(opt: dict[str, Any], count: int, seed: int = 0) -> np.ndarray:
 def main() -> int:
     """The program ``airnet sheet``; gives its exit status."""
     parser = argparse.ArgumentParser(
-        description='Draws samples of the degradations in training, as the first epoch has them, beside clean patches.'
+        description='Draw samples of the degradations of a training run, beside the clean patches.'
     )
-    parser.add_argument('-opt', type=Path, required=True, metavar='TRAINING.yml', help='its option file')
+    parser.add_argument(
+        '-opt', type=Path, required=True, metavar='TRAINING.yml', help='option file of the training run'
+    )
     parser.add_argument('-o', '--output', type=Path, default=Path('sheet.png'), help='PNG file (default: sheet.png)')
     parser.add_argument('--count', type=int, default=6, help='samples of each degradation (default: 6)')
     arguments = parser.parse_args()

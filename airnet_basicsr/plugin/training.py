@@ -11,17 +11,33 @@ from torch import distributed
 from airnet_basicsr.network.ops.memory import keep_freed
 from airnet_basicsr.plugin.dry_run import dry_run
 from airnet_basicsr.plugin.models.interruption import interruption
-from airnet_basicsr.plugin.programs import handle_errors, nothing_left_to_save
+from airnet_basicsr.plugin.programs import command_line, handle_errors, nothing_left_to_save
 from basicsr.train import train_pipeline
+
+EPILOG = """\
+examples:
+  airnet train -opt options/train_airnet_aio.yml --dry-run
+  airnet train -opt options/train_airnet_aio.yml --auto_resume
+  torchrun --nproc_per_node=4 -m airnet_basicsr.train -opt FILE.yml --launcher pytorch --auto_resume
+
+Results go to experiments/NAME. Exit status: 0 when training is done; 1 after an error; 75 after Ctrl-C or SIGTERM, with
+a checkpoint saved, from which the same command with --auto_resume resumes. docs/training.md is the manual.
+"""
 
 
 def main(root_path: str | None = None) -> None:
     """Train as the command line's options say; experiments go to ``root_path``."""
     handle_errors()
+    parser = command_line('Train a network in BasicSR.', EPILOG)
+    parser.add_argument('--auto_resume', action='store_true', help='resume from the newest checkpoint, if there is one')
+    parser.add_argument(
+        '--dry-run', action='store_true', help='measure a few iterations, print what training will cost'
+    )
+    arguments, _ = parser.parse_known_args()
     keep_freed()
     root_path = root_path or os.getcwd()
     interrupted = None
-    if '--dry-run' in sys.argv:
+    if arguments.dry_run:
         sys.argv.remove('--dry-run')
         dry_run(root_path)
     else:

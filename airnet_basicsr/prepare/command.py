@@ -38,27 +38,30 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Prepares AirNet's datasets as LMDBs. docs/datasets.md tells more.")
+    parser = argparse.ArgumentParser(
+        description='Pack datasets into LMDBs under the names that the option files use. Manual: docs/datasets.md.'
+    )
     parser.add_argument('--list', action='store_true', help='show the datasets, their layouts and their LMDBs')
     commands = parser.add_subparsers(title='datasets and commands', metavar='WHAT')
     for name, dataset in DATASETS.items():
-        command = commands.add_parser(name, help=f'writes {" and ".join(_lmdbs(dataset.lmdb, dataset.published))}')
+        writes = f'writes {" and ".join(_lmdbs(dataset.lmdb, dataset.published))}'
+        command = commands.add_parser(name, help=writes, description=writes)
         command.add_argument(
             '--source',
             type=_folder,
             nargs='+',
             required=True,
             metavar='FOLDER',
-            help='download folder; its layout is recognised (several only for sets of clean images)',
+            help='the unpacked download, whose layout is recognised; several for sets of clean images',
         )
         _add_writing(command)
         command.set_defaults(run=_prepare, dataset=name)
-    command = commands.add_parser('clean', help='any clean images of your own')
+    command = commands.add_parser('clean', help='pack clean images of your own')
     command.add_argument('--name', required=True, type=_name, help='name of the LMDB')
     command.add_argument('--source', type=_folder, nargs='+', required=True, metavar='FOLDER', help='with subfolders')
     _add_writing(command)
     command.set_defaults(run=_prepare, dataset='clean')
-    command = commands.add_parser('pairs', help='any pairs of your own')
+    command = commands.add_parser('pairs', help='pack pairs of your own')
     command.add_argument('--name', required=True, type=_name, help='name of the LMDBs, which end in _gt and _lq')
     command.add_argument('--gt', type=_folder, required=True, metavar='FOLDER', help='clean images')
     command.add_argument(
@@ -87,7 +90,7 @@ def _add_writing(command: argparse.ArgumentParser) -> None:
         '--on-error',
         choices=('stop', 'skip'),
         default='stop',
-        help='at an unusable image: stop (default), or leave it out and exit with status 1 at the end',
+        help='at a damaged image: stop (default), or leave it out and exit with status 1 at the end',
     )
     command.add_argument('--overwrite', action='store_true', help='replace LMDBs that this program wrote before')
     command.add_argument(
@@ -105,7 +108,7 @@ def _add_workers(command: argparse.ArgumentParser) -> None:
 
 
 def _add_verify(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser('verify', help='check finished LMDBs; exit status 1 if anything is wrong')
+    command = commands.add_parser('verify', help='check LMDBs; exit status 1 if anything is wrong')
     command.add_argument('folder', type=_path, help='a folder of LMDBs, or one LMDB')
     command.add_argument('--sample', type=_positive, metavar='N', help='also draw N images of each set; needs --save')
     command.add_argument('--save', type=_path, metavar='FOLDER', help='where the contact sheets go')
@@ -119,13 +122,12 @@ def _add_synthesize(commands: argparse._SubParsersAction) -> None:
         help='make rainy or hazy images from clean ones',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""\
-Makes degraded images from clean ones. Several degradations go into each image: haze first, then rain, then noise.
+Make degraded images from clean ones. Each image gets all that is named: haze first, then rain, then noise.
 Rain alone is named as Rain100L (prepare it with rain100l-train), anything with haze as RESIDE (prepare it with ots).
 The same images and options give the same files, whatever the number of processes.
 
 Without --depth, the depth of the haze is guessed: what is high up in the picture and what is bright and colourless
-counts as far. This gives haze that varies plausibly over landscapes; it is no measurement, and wrong for interiors,
-close-ups and white things nearby.""",
+counts as far. The haze looks plausible in landscapes. It is wrong indoors, in close-ups and on white things nearby.""",
     )
     command.add_argument('what', nargs='+', choices=('rain', 'haze', 'noise'), help='one or more')
     command.add_argument('--source', type=_folder, required=True, metavar='FOLDER', help='clean images')
@@ -186,8 +188,8 @@ close-ups and white things nearby.""",
 def _add_noisy(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         'noisy',
-        help='write noisy test sets as files, for other software',
-        description='Writes gt/ and sigmaN/ (or spatial/) as PNG. The noise is that of the validation datasets with '
+        help='write noisy test sets as files, for other programs',
+        description='Write gt/ and sigmaN/ (or spatial/) as PNG. The noise is that of the validation datasets with '
         "noise protocol 'uint8': clipped and truncated to 8 bits, as in the official release.",
     )
     command.add_argument(
@@ -207,10 +209,10 @@ def _add_noisy(commands: argparse._SubParsersAction) -> None:
 def _add_weather(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         'weather',
-        help='take streaks and depth out of rainy and hazy pairs, to lay on photographs while training',
-        description='Writes folders for the degradations CleanPictures, RainStreaks and Haze: clean/ and scenes/ '
+        help='extract rain streaks and depth maps from pairs, to degrade other photographs in training',
+        description='Write folders for the degradations CleanPictures, RainStreaks and Haze: clean/ and scenes/ '
         '(photographs), streaks/ (layers of rain), depth/ (depth maps), and what is held out for validation in val_*/. '
-        'Photographs that a held-out rainy picture shows are left out. An interrupted run resumes when it is repeated.',
+        'Photographs that a held-out rainy picture shows are left out. The same command resumes an interrupted run.',
     )
     command.add_argument('--photos', type=_folder, nargs='+', required=True, metavar='FOLDER', help='clean photographs')
     command.add_argument(
@@ -232,7 +234,10 @@ def _add_weather(commands: argparse._SubParsersAction) -> None:
 
 def _add_leaks(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        'leaks', help='test pictures that training sets show too, by thumbnails; exit status 1 if there are any'
+        'leaks',
+        help='find test pictures that are in a training set',
+        description='Find test pictures that are in a training set, by their thumbnails, rotated or flipped too. Exit '
+        'status 1 if there are any.',
     )
     command.add_argument('--train', type=_folder, nargs='+', required=True, metavar='FOLDER', help='folders or LMDBs')
     command.add_argument('--test', type=_folder, nargs='+', required=True, metavar='FOLDER', help='folders or LMDBs')

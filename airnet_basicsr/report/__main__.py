@@ -1,4 +1,4 @@
-"""``python -m airnet_basicsr.report``."""
+"""Write tables and a web page from the results of tests."""
 
 from airnet_basicsr.report import _packages  # noqa: F401  (before what needs them)
 
@@ -99,8 +99,10 @@ def main() -> None:
     """Read the runs that the command line names and write their report."""
     end_in_one_line()
     parser = argparse.ArgumentParser(prog='airnet report', description=__doc__)
-    parser.add_argument('runs', nargs='+', metavar='results/NAME', help='folder of a test; the first is compared with')
-    parser.add_argument('--out', type=Path, help='where to write (default: the folder `report` in the first of them)')
+    parser.add_argument(
+        'runs', nargs='+', metavar='results/NAME', help='folder of a test; the others are compared with the first'
+    )
+    parser.add_argument('--out', type=Path, help='folder to write to; default: report in the first test')
     arguments = parser.parse_args()
     runs = read_runs(arguments.runs)
     out = arguments.out or Path(arguments.runs[0]) / 'report'

@@ -19,7 +19,7 @@ from airnet_basicsr.report.figures import COLOURS, MARKERS, STYLE, to_svg
 
 
 class Curves(NamedTuple):
-    """What a training logged.
+    """What a training run logged.
 
     Attributes:
         name: Of the training.

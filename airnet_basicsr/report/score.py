@@ -1,4 +1,4 @@
-"""``airnet score``: measure any folders of restored pictures, under every protocol in use."""
+"""Measure folders of restored pictures, from any program, under the protocols of the literature."""
 
 import argparse
 import csv
@@ -454,12 +454,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score the folders that the command line names; print the scores and, where asked, write them."""
     end_in_one_line()
     parser = argparse.ArgumentParser(prog='airnet score', description=__doc__)
-    parser.add_argument('restored', type=Path, nargs='+', help='folders; the first is compared with')
+    parser.add_argument(
+        'restored', type=Path, nargs='+', help='folders of restored pictures; the others are compared with the first'
+    )
     parser.add_argument('--gt', type=Path, required=True, metavar='CLEAN', help='folder of the clean pictures')
-    parser.add_argument('--input', type=Path, metavar='DEGRADED', help='folder of what was restored: harm is measured')
-    parser.add_argument('--all', action='store_true', help='every protocol, not the two default ones alone')
+    parser.add_argument(
+        '--input', type=Path, metavar='DEGRADED', help='folder of the degraded pictures, to measure harm'
+    )
+    parser.add_argument('--all', action='store_true', help='every protocol, not only the two default ones')
     parser.add_argument('--pyiqa', nargs='+', default=[], metavar='NAME', help='metrics of pyiqa, such as lpips')
-    parser.add_argument('--out', type=Path, metavar='FOLDER', help='write score.json and score.csv there')
+    parser.add_argument('--out', type=Path, metavar='FOLDER', help='write score.json and score.csv into this folder')
     arguments = parser.parse_args(argv)
     if len(set(arguments.restored)) < len(arguments.restored):
         parser.error('a folder of restored pictures is named twice')

@@ -41,8 +41,8 @@ EPILOG = """examples:
   airnet restore scan.tif -o clean.tif --compare --explain
   airnet restore 'photos/**/*.jpg' -m model.pth --format png --depth 16
 
-AVIF, HEIC, JPEG XL, JPEG 2000, PPM and TGA are read, too, and written as PNG. What a new file cannot hold of its
-picture (a resolution, say) is listed at the end.
+AVIF, HEIC, JPEG XL, JPEG 2000, PPM and TGA are read, too, and written as PNG. Metadata that a new file cannot
+hold is listed at the end.
 
 The exit status is 0 when every picture was restored or already there, 1 when some failed (they are listed at the end,
 with the reasons), 130 after Ctrl-C. The same command resumes an interrupted run.
@@ -85,14 +85,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add('inputs', nargs='+', metavar='PICTURE', help='files, folders (with all below them), or quoted patterns')
+    add('inputs', nargs='+', metavar='PICTURE', help='files, folders (with their subfolders), or quoted patterns')
     add('-o', '--output', type=Path, default=Path('restored'), metavar='FOLDER', help='default: restored')
     add(
         '-m',
         '--model',
         default=DEFAULT_MODEL,
-        help='a checkpoint (.pth) of your training or of the official release, an exported .onnx, or a '
-        'MATLAB file (.mat) of DnCNN or FFDNet; default: the small network that comes with the package',
+        help='a checkpoint of your training run or of the official release, an exported .onnx, or a MATLAB file (.mat) '
+        'of DnCNN or FFDNet; default: the small network that ships',
     )
     add('--overwrite', action='store_true', help='restore again what is already there')
     add('--compare', action='store_true', help='also write NAME.compare.jpg: before and after, side by side')
@@ -100,19 +100,29 @@ def parser() -> argparse.ArgumentParser:
     add('--format', choices=sorted({suffix[1:] for suffix in FORMATS}), help="default: the input's")
     add('--depth', type=int, choices=(8, 16), help="bits per sample; default: the input's")
     add('--quality', type=int, default=95, metavar='1-100', help='of JPEG and lossy WebP; default: 95')
-    add('--self-ensemble', action='store_true', help='average over flips and rotations: 8 times the work, a bit better')
-    add('--strength', type=float, default=1.0, metavar='0..1', help='0 gives the picture itself, 1 (default) all of it')
+    add(
+        '--self-ensemble',
+        action='store_true',
+        help='average over flips and rotations: 8 times the work, slightly better',
+    )
+    add(
+        '--strength',
+        type=float,
+        default=1.0,
+        metavar='0..1',
+        help='from 0 (the picture as it is) to 1 (full restoration, the default)',
+    )
     add(
         '--leave-alone',
         action=argparse.BooleanOptionalAction,
-        help='write a picture as it is where it looks clean or like nothing that the network knows; default: where the '
+        help='do not change a picture that looks clean, or unlike all that the network knows; default: yes, where the '
         'model can tell',
     )
-    add('--sigma', type=float, metavar='LEVEL', help='noise level, 0 to 255, for a network that is told it (FFDNet)')
+    add('--sigma', type=float, metavar='LEVEL', help='noise level, 0 to 255, for FFDNet, which must be told')
     add('--dtype', choices=DTYPES, default='float32', help='precision of the network; default: float32')
     add('--device', help='cpu, cuda, cuda:1, ...; default: the GPU where there is one')
     add('--tile', type=int, metavar='PIXELS', help='side of the tiles; default: chosen from the free memory')
-    add('--shard', metavar='I/N', help='do the I-th of N equal shares (1/N to N/N); under torchrun this is automatic')
+    add('--shard', metavar='I/N', help='restore only the I-th of N shares of the pictures; automatic under torchrun')
     return made
 
 
@@ -393,7 +403,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def set_up() -> None:
-    """What every program that restores people's pictures sets for its process."""
+    """What every program that restores pictures sets for its process."""
     end_in_one_line()
     keep_freed()
     # Large pictures are what tiles are for; Pillow's own limit (twice the size it warns of) stays.

@@ -1,4 +1,4 @@
-"""People's pictures: reading and writing files of common formats with their depth, alpha, profile and metadata."""
+"""Reading and writing pictures of common formats, with their depth, alpha, profile and metadata."""
 
 import io
 import os

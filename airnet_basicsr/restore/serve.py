@@ -44,8 +44,7 @@ EPILOG = f"""examples:
   airnet serve -m model.pth other.onnx
   {PASSWORD_VARIABLE}=... airnet serve --host 0.0.0.0
 
-Pictures stay on this machine: nothing is loaded from elsewhere, nothing is sent, and the copies that the page works on
-are deleted at the end. Ctrl-C ends it.
+Pictures stay on this machine. The page's copies of them are deleted when the program ends. Ctrl-C ends it.
 """
 
 
@@ -58,9 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add('-m', '--model', nargs='+', default=[str(DEFAULT_MODEL)], help='models to choose from, as for airnet restore')
-    add('--host', default='127.0.0.1', help='address to listen at; one that others reach asks them for a password')
-    add('--port', type=int, help='default: the first free one from 7860')
-    add('--limit', type=int, default=1000, metavar='MB', help='largest file that is taken; default: 1000')
+    add(
+        '--host',
+        default='127.0.0.1',
+        help="address to listen on; any but this machine's own asks visitors for a password",
+    )
+    add('--port', type=int, help='default: the first free port from 7860')
+    add('--limit', type=int, default=1000, metavar='MB', help='largest file accepted; default: 1000')
     add('--device', help='cpu, cuda, cuda:1, ...; default: the GPU where there is one')
     return parser
 

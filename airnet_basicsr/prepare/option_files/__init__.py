@@ -68,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     parser = argparse.ArgumentParser(
         prog='airnet options',
-        description='List the option files that come with the package; with names, copy them to the folder options, '
-        'together with the files that they derive from.',
+        description='List the option files that ship with the package. With names: copy them, and the files that they '
+        'derive from, into a folder.',
     )
-    parser.add_argument('names', nargs='*', metavar='NAME', help='such as train_airnet_aio')
+    parser.add_argument('names', nargs='*', metavar='NAME', help='option file to copy, such as train_airnet_aio')
     parser.add_argument('-o', '--output', type=Path, metavar='FOLDER', default=Path('options'), help='default: options')
     arguments = parser.parse_args(argv)
     if not arguments.names:
