@@ -353,7 +353,7 @@ def _leaks(arguments: argparse.Namespace) -> int:
 
     found = find_leaks(arguments.train, arguments.test, arguments.workers, _bar('pictures'))
     for tested, trained in found:
-        print(f'{tested} shows what {trained} does')
+        print(f'{tested} shows the same scene as {trained}')
     print(f'{len(found)} of the test pictures are in the training sets')
     return 1 if found else 0
 
