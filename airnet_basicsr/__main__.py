@@ -40,7 +40,9 @@ def run(command: str, **arguments: Any) -> int | None:
         sys.argv[:2] = ['airnet model reference']
         place = REFERENCE
     module, _, function = place.partition(':')
-    return getattr(import_module(module), function)(**arguments)
+    status = getattr(import_module(module), function)(**arguments)
+    sys.stdout.flush()  # while an error of it is still ours to explain
+    return status
 
 
 def main() -> int | None:

@@ -1,7 +1,9 @@
 """What a user sees of an error, in whichever program of ours: one line instead of a stack trace."""
 
 import errno
+import os
 import re
+import select
 import sys
 from itertools import dropwhile
 from traceback import walk_tb
@@ -86,7 +88,22 @@ def _only_libraries(trace: TracebackType | None) -> bool:
     return _LIBRARIES.issuperset(begun)
 
 
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as after ``airnet ... | head``."""
+    if not hasattr(select, 'poll'):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    # Python writes what is left to it at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, BrokenPipeError) and _reader_has_gone():
+        return
     explanation = explain(error)
     if explanation is None:
         _previous_hooks[-1](kind, error, trace)

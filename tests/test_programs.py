@@ -40,6 +40,17 @@ def test_a_command_hands_on_its_own_options():
     assert done.returncode == 2 and "invalid choice: 'restored'" in done.stdout
 
 
+@pytest.mark.parametrize('command', [['options'], ['prepare', '--list']])
+def test_a_reader_that_goes_away_is_no_error(command):
+    """As in ``airnet options | head -1``."""
+    ends = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+    program = subprocess.Popen([sys.executable, '-m', 'airnet_basicsr', *command], cwd=ROOT, text=True, **ends)
+    program.stdout.close()
+    assert program.stderr.read() == ''
+    program.stderr.close()
+    assert program.wait(60) == 1
+
+
 @pytest.mark.parametrize('chosen', [None, 'ACTIVE'])
 def test_threads_wait_quietly_unless_the_user_says_otherwise(chosen):
     """It must be set when PyTorch is imported, whose OpenMP reads it once."""
