@@ -53,12 +53,9 @@ class Composite(DrawnDegradation):
         which = rng.permutation(len(self.parts))[:count]
         parts = [self.parts[place].settled(rng) for place in sorted(which)]
         settled.chosen = sorted(parts, key=lambda part: part.order)
+        # Of all parts together, before what comes after them changes it.
+        settled.noise_level = math.hypot(*map(noise_level, settled.chosen))
         return settled
-
-    @property
-    def noise_level(self) -> float:
-        """That of all parts together, before what comes after them changes it."""
-        return math.hypot(*map(noise_level, self.chosen))
 
     def planes(self, index: int, shape: tuple[int, int]) -> np.ndarray:
         """Those of all parts, one after the other."""
