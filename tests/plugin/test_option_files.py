@@ -24,7 +24,7 @@ SMALLER = {
     'RIDNet': ('num_block=1',),
     'AODNet': (),
     'BRDNet': ('num_feat=8',),
-    'DnCNN': ('num_feat=8', 'num_layer=3'),
+    'DnCNN': ('num_feat=16', 'num_layer=3'),
     'FFDNet': ('num_feat=8', 'num_layer=3'),
     'IRCNN': ('num_feat=8',),
     'MPRNet': ('n_feat=8', 'scale_unetfeats=4', 'scale_orsnetfeats=4'),

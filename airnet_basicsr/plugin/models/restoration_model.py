@@ -19,7 +19,7 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin import compute
 from airnet_basicsr.plugin.data_order import data_order
 from airnet_basicsr.plugin.models import resuming
-from airnet_basicsr.plugin.models.muon import MuonAdam, convolutions
+from airnet_basicsr.plugin.models.muon import NARROWEST, MuonAdam, convolutions
 from airnet_basicsr.plugin.models.processes import hardware
 from airnet_basicsr.plugin.models.resumable_model import ResumableModel
 from airnet_basicsr.plugin.models.schedules import WarmupCosineLR
@@ -109,7 +109,13 @@ class RestorationModel(ResumableModel):
                 raise InputError(
                     f'option train:optim_g:type: Muon comes with PyTorch 2.9, and this is {torch.__version__}'
                 )
-            return MuonAdam(params, convolutions(self.get_bare_model(self.net_g)), lr=lr, **kwargs)
+            matrices = convolutions(self.get_bare_model(self.net_g))
+            if not matrices:
+                raise InputError(
+                    f'option train:optim_g:type: Muon is for convolutions of at least {NARROWEST} channels, and this '
+                    'network has none that is trained: take Adam'
+                )
+            return MuonAdam(params, matrices, lr=lr, **kwargs)
         kind: Any = getattr(torch.optim, str(optim_type), None)
         if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
             raise InputError(f'option train:optim_g:type: torch.optim has no {optim_type!r} (Adam, AdamW, SGD, ...)')

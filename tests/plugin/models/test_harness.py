@@ -350,6 +350,11 @@ def test_the_warm_up_has_the_contrastive_loss_unweighted(build):
     assert logged[0.1, 0] == pytest.approx(0.1 * logged[1.0, 0])
 
 
+def test_muon_for_a_network_without_wide_convolutions_is_refused(build):
+    with pytest.raises(InputError, match='train:optim_g:type: Muon .* at least 16 channels'):
+        build('AODNet', optim_g={'type': 'Muon', 'lr': 0.001})
+
+
 # ---- Losses and rates ----
 
 
