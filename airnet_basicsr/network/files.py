@@ -1,6 +1,7 @@
 """Files of people: found below a folder; written so that an interruption never leaves half of one."""
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from os import PathLike
@@ -9,14 +10,19 @@ from pathlib import Path
 from airnet_basicsr.errors import InputError
 
 
-def write_whole(path: str | PathLike, content: bytes) -> None:
+def write_whole(path: str | PathLike, content: bytes | str) -> None:
     """Write ``content`` to ``path``, making its folder; whatever goes wrong, a file already there is never damaged.
+
+    Text becomes UTF-8; names of files in it that are no text are escaped.
 
     Raises:
         InputError: The folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.part')
+    if isinstance(content, str):
+        content = content.encode(errors='backslashreplace')
+    # No other writer of the same file has this name; and it is short, where the file's own may be as long as names get.
+    temporary = path.with_name(f'.{secrets.token_hex(8)}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)

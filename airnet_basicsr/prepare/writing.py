@@ -11,6 +11,8 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -117,14 +119,45 @@ def write(plan: Plan, out: Path, skip: bool, overwrite: bool, workers: int) -> W
     if finished:
         print(f'Already complete: {", ".join(f"{out / store}.lmdb" for store in plan.stores)}')
         return finished
+    with _alone(folder):
+        return _resume(plan, out, progress, skip, overwrite, workers)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """``folder``, made where it is missing, for this process alone: two that write to it spoil each other's work."""
+    try:
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f'the folder {folder} cannot be made: {error.strerror}') from error
+    try:
+        with suppress(ImportError):  # on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f'another process is writing to {folder}: wait for it, or choose another --out'
+                ) from error
+        yield
+    finally:
+        os.close(handle)
+        with suppress(OSError):  # where it is not empty, there is work in it
+            folder.rmdir()
+
+
+def _resume(plan: Plan, out: Path, progress: _Progress, skip: bool, overwrite: bool, workers: int) -> Written:
+    folder = progress.folder
     if (folder / RECORD).is_file():
         recorded = _record(folder)['plan']
         if recorded == _fingerprint(plan):
             progress.load()
         elif not overwrite:
             raise InputError(
-                f'{folder} holds unfinished work from another source or with other options. Give those again to go '
-                'on with it, or --overwrite to drop it.'
+                f'{folder} holds unfinished work from another source or with other options. Give those again to '
+                'resume it, or --overwrite to drop it.'
             )
         else:
             shutil.rmtree(folder)
@@ -134,7 +167,7 @@ def write(plan: Plan, out: Path, skip: bool, overwrite: bool, workers: int) -> W
     done = progress.state['done']
     _check_space(plan, out, done)
     if done:
-        print(f'Going on after {done} of {len(plan.jobs)}')
+        print(f'Resuming after {done} of {len(plan.jobs)}')
     try:
         folder.mkdir(exist_ok=True)
         progress.save()

@@ -71,7 +71,7 @@ def _kill_and_run_again(source: Path, out: Path, undisturbed: Path, kills: int) 
         said += process.communicate()[0]
     done = prepare('ots', '--source', source, '--out', out, *OPTIONS)
     assert done.returncode == 0, done.stderr
-    assert interrupted and 'Going on after' in said + done.stdout
+    assert interrupted and 'Resuming after' in said + done.stdout
     assert _same(out, undisturbed)
     assert prepare('verify', out).returncode == 0
 
@@ -99,6 +99,17 @@ def test_no_worker_outlives_a_killed_run(source: Path, tmp_path: Path) -> None:
     assert in_no_process(*workers)
 
 
+def test_two_at_once_do_not_write_to_one_folder(source: Path, undisturbed: Path, tmp_path: Path) -> None:
+    process = _start(source, tmp_path)
+    _wait_for_progress(process, tmp_path)
+    os.killpg(process.pid, signal.SIGSTOP)
+    second = prepare('ots', '--source', source, '--out', tmp_path, *OPTIONS)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert second.returncode == 1 and 'another process is writing to' in second.stderr, second.stderr
+    process.communicate(timeout=120)
+    assert process.returncode == 0 and _same(tmp_path, undisturbed)
+
+
 def test_ctrl_c_says_what_is_done(source: Path, undisturbed: Path, tmp_path: Path) -> None:
     process = _start(source, tmp_path)
     _wait_for_progress(process, tmp_path)
@@ -118,7 +129,7 @@ def test_a_full_disk_damages_nothing(source: Path, undisturbed: Path, tmp_path: 
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'failed' in done.stderr and 'run the same command again' in done.stderr
     again = prepare('ots', '--source', source, '--out', tmp_path, *OPTIONS)
-    assert again.returncode == 0 and 'Going on after' in again.stdout
+    assert again.returncode == 0 and 'Resuming after' in again.stdout
     assert _same(tmp_path, undisturbed)
 
 
