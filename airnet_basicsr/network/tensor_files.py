@@ -93,7 +93,10 @@ def _what_it_is(suffix: str, content: bytes) -> str | None:
     if not any(head):
         return 'nothing but zeros where it begins: its download or copy was not finished; get it again'
     if suffix == '.onnx' or (head[0] == 8 and head[1] < 32 and head[2] in b'\x12\x1a\x32\x3a\x42'):
-        return 'an ONNX file, which only `airnet restore -m` takes: name the checkpoint that it was exported from'
+        return (
+            'an ONNX file, which only `airnet restore -m` takes, by a name that ends in .onnx: name the checkpoint '
+            'that it was exported from'
+        )
     if _is_text(head):
         first = next((line.strip() for line in head.decode(errors='replace').splitlines() if line.strip()), '')
         return f'a text file, which begins with {first[:60]!r}'

@@ -333,7 +333,7 @@ def make_jobs(found: Found, skip: bool, progress: Iterator) -> tuple[list[Job], 
         for path, key, _ in progress(files):
             try:
                 known[key] = read_size(path)
-            except (OSError, ValueError, SyntaxError, InputError) as error:
+            except InputError as error:
                 failures.append(Failure(path, f'is not a readable image ({error})'))
         sizes.append(known)
     broken = {failure.path for failure in failures}

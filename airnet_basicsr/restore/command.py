@@ -2,7 +2,6 @@
 
 import argparse
 import glob
-import io
 import json
 import logging
 import os
@@ -139,6 +138,18 @@ def _walk(folder: Path, output: Path, failures: Failures) -> Iterator[Path]:
             yield path
 
 
+def _matching(pattern: str, base: Path, output: Path, failures: Failures) -> Iterator[Path]:
+    """Pictures that a pattern matches, and those below the folders that it matches, as where a shell expands it."""
+    for match in map(Path, sorted(glob.glob(pattern, recursive=True))):
+        between = [folder.resolve() for folder in (match, *match.parents) if base in folder.parents]
+        if len(set(between)) < len(between) or base.resolve() in between:
+            continue  # through a link that leads back
+        if match.is_dir():
+            yield from _walk(match, output, failures)
+        elif match.suffix.lower() in SUFFIXES and output not in match.resolve().parents:
+            yield match
+
+
 def _sources(inputs: Iterable[str], output: Path, failures: Failures) -> Iterator[tuple[Path, Path]]:
     """Every picture that ``inputs`` name, with its place below the output folder."""
     for given in inputs:
@@ -154,11 +165,10 @@ def _sources(inputs: Iterable[str], output: Path, failures: Failures) -> Iterato
             while not glob.has_magic(path.parts[plain]):
                 plain += 1
             base = Path(*path.parts[:plain])
-            matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]
-            pictures = [match for match in matches if match.is_file() and match.suffix.lower() in SUFFIXES]
+            pictures = list(_matching(given, base, output, failures))
             if not pictures:
                 failures.append((given, 'no picture matches this pattern'))
-            yield from ((match, match.relative_to(base)) for match in pictures if output not in match.resolve().parents)
+            yield from ((match, match.relative_to(base)) for match in pictures)
         else:
             failures.append((given, 'there is no such file or folder'))
 
@@ -431,9 +441,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up()
     args = parser().parse_args(argv)
     _prepare(args)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')  # names of files need not be text
     done, skipped = Done([], [], {}), 0
     try:
         part, of = _share(args.shard)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from airnet_basicsr.errors import InputError
+
 LDA = '_lda'
 """Where a file keeps the projection that :func:`fit` found, beside the kinds."""
 CLEAN = 'clean'
@@ -90,8 +92,14 @@ class Explainer:
         self.reach = float(reference[LDA]['reach'])
 
     def __call__(self, image: np.ndarray) -> Resemblance:
-        """Look at up to nine patches of ``image`` (as for :class:`~airnet_basicsr.restore.restorer.Restorer`)."""
+        """Look at up to nine patches of ``image`` (as for :class:`~airnet_basicsr.restore.restorer.Restorer`).
+
+        Raises:
+            InputError: The encoder gave no numbers.
+        """
         embeddings = torch.stack([self.embed(patch) for patch in _patches(image, self.side)]).double()
+        if not embeddings.isfinite().all():
+            raise InputError('the encoder gave values that are no numbers: the training that made the model went wrong')
         distances = torch.cdist(embeddings @ self.projection, self.means)
         shares = (-(distances**2) / 2).softmax(1).mean(0).tolist()
         probabilities = dict(zip(self.names, shares, strict=True))

@@ -153,8 +153,15 @@ def read_size(path: str | PathLike) -> tuple[int, int]:
     """(h, w) of a picture turned upright, from its header.
 
     Raises:
-        OSError, ValueError, SyntaxError, InputError: There is none that can be read.
+        InputError: There is none that can be read.
     """
+    try:
+        return _size(path)
+    except Exception as error:  # as many kinds as decoders have
+        raise InputError(' '.join(str(error).split()) or type(error).__name__) from error
+
+
+def _size(path: str | PathLike) -> tuple[int, int]:
     with open(path, 'rb') as file:
         beginning = file.read(128)
     if beginning[:4] in _TIFF:

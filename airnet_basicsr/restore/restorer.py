@@ -77,7 +77,7 @@ class Restorer:
         self.dtype, self.tile, self.self_ensemble, self.strength = DTYPES[dtype], tile, self_ensemble, strength
         self.explainer: Explainer | None = None
         self.leave_alone = False
-        if self.source.endswith('.onnx'):
+        if self.source.lower().endswith('.onnx'):
             from airnet_basicsr.network.onnx_files import OnnxNetwork
 
             self._check_sigma(sigma, wanted=False)

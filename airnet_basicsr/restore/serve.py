@@ -381,6 +381,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.limit < 1:
         raise InputError(f'--limit {args.limit}: expected at least 1 MB')
+    if args.port is not None and not 0 < args.port < 65536:
+        raise InputError(f'--port {args.port}: expected 1 to 65535')
     models = _models(args.model, args.device)
     auth = None
     if args.host not in LOCAL:

@@ -45,7 +45,10 @@ def decode(data: bytes, flags: int, name: str = '') -> np.ndarray | None:
         H x W or H x W x C, in OpenCV's order BGR.
     """
     if data.startswith(_PLAIN) and not asks_to_be_turned(data):
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        try:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error:  # a size in the header that is beyond OpenCV's limits
+            return None
     # Which formats OpenCV knows, and which of them it turns by itself, depends on its version.
     try:
         pixels = decode_picture(data, name).pixels

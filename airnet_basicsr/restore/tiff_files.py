@@ -66,6 +66,9 @@ def _value(page: tifffile.TiffPage, code: int, default: Any) -> Any:
 
 
 def _pixels(page: tifffile.TiffPage, content: bytes, left_out: list[str]) -> np.ndarray | None:
+    planes = _value(page, 284, 1)
+    if planes not in (1, 2):
+        raise InputError(f'is a TIFF of an unknown planar configuration ({planes!r}): {_SAVE_IT}')
     bits = _value(page, 258, 1)
     bits = set(bits) if isinstance(bits, tuple) else {bits}
     formats = _value(page, 339, 1)

@@ -76,8 +76,13 @@ def test_files_patterns_and_other_formats(album, identity, tmp_path):
     out = tmp_path / 'out'
     assert main([str(folder / 'a.png'), '-o', str(tmp_path / 'new/one.tiff'), '-m', identity]) == 0
     np.testing.assert_array_equal(read_picture(tmp_path / 'new/one.tiff').pixels, pictures['a.png'])
+    (folder / 'trips/loop').symlink_to(folder)
     assert main([str(folder / '**/*.[jt][pi]*'), '-o', str(out), '-m', identity]) == 0
     assert places(out) == ['trips/2024/d.tif', 'trips/b.jpg']
+    (folder / 'trips/loop').unlink()
+    # Of a folder that it matches, what is below, as where a shell expands the pattern.
+    assert main([str(folder / 't*'), '-o', str(tmp_path / 'below'), '-m', identity]) == 0
+    assert places(tmp_path / 'below') == ['trips/2024/c.webp', 'trips/2024/d.tif', 'trips/b.jpg']
     arguments = [str(folder / 'a.png'), str(folder / 'trips'), '-o', str(tmp_path / 'deep'), '-m', identity]
     assert main([*arguments, '--format', 'png', '--depth', '16']) == 0
     assert places(tmp_path / 'deep') == ['2024/c.png', '2024/d.png', 'a.png', 'b.png']

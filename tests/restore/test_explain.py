@@ -135,3 +135,10 @@ def test_without_reference_embeddings_nothing_can_be_left_alone(tmp_path):
     assert Restorer(path).leave_alone is False
     with pytest.raises(InputError, match='no reference embeddings'):
         Restorer(path, leave_alone=True)
+
+
+def test_an_encoder_that_gives_no_numbers_is_said(model):
+    restorer = Restorer(model, strength=0)
+    restorer.network.encoder.blocks[0].body[0].weight.data[0] = float('nan')
+    with pytest.raises(InputError, match='the encoder gave values that are no numbers'):
+        restorer(noisy(0.7))

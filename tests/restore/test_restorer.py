@@ -105,7 +105,9 @@ def test_models_and_arguments_that_cannot_be_used(model, tmp_path):
     nothing = small_network()
     torch.nn.init.constant_(nothing.restorer.tail.bias, float('nan'))
     save(nothing, tmp_path / 'nan.pth')
+    (tmp_path / 'x.ONNX').write_bytes(b'\x08\x07\x12\x07pytorch')
     wrong = [
+        (lambda: Restorer(tmp_path / 'x.ONNX'), r'x\.ONNX (cannot|holds|is no)|onnxruntime'),
         (lambda: Restorer(tmp_path / 'none.pth'), 'none.pth does not exist'),
         (lambda: Restorer(tmp_path / 'other.pth'), 'other.pth is of no network that is known here: it has 2 tensors'),
         (lambda: Restorer(tmp_path / 'grey.pth'), 'is for 1 channels, not for RGB'),

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import zlib
 
 import cv2
 import numpy as np
@@ -57,6 +58,19 @@ def test_every_orientation_is_read_upright(kind, photos, tmp_path):
 def test_what_is_no_picture_is_not_decoded():
     for data in (b'', b'no picture', b'II*\0', b'Exif\0\0 and nothing more'):
         assert decode(data, cv2.IMREAD_COLOR) is None
+
+
+def test_sizes_that_nothing_holds_are_refused(photos, tmp_path):
+    bmp = bytearray(cv2.imencode('.bmp', photos['coffee2'])[1].tobytes())
+    bmp[18:26] = (10**6).to_bytes(4, 'little') * 2
+    assert decode(bytes(bmp), cv2.IMREAD_UNCHANGED) is None
+    chunk = b'IHDR' + b'abc'
+    png = b'\x89PNG\r\n\x1a\n' + (3).to_bytes(4, 'big') + chunk + zlib.crc32(chunk).to_bytes(4, 'big')
+    png += b'\0\0\0\0IEND' + zlib.crc32(b'IEND').to_bytes(4, 'big')
+    for data in (bytes(bmp), png, b'II*\0\0\0\0\0'):
+        (tmp_path / 'picture').write_bytes(data)
+        with pytest.raises(InputError):
+            read_size(tmp_path / 'picture')
 
 
 def test_keys_are_ascii_without_dots():

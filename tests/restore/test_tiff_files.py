@@ -268,3 +268,13 @@ def test_exif_survives_from_a_photograph(tmp_path, samples, depth):
             assert float(found.get_ifd(0x8769)[0x829A]) == pytest.approx(0.01)
             assert [float(part) for part in found.get_ifd(0x8825)[2]] == [48, 8, 30]
         np.testing.assert_array_equal(read_picture(path).pixels, picture.pixels)
+
+
+@pytest.mark.parametrize('planar', [0, 3, 65281])
+def test_an_unknown_planar_configuration_is_refused(tmp_path, samples, planar):
+    path = tmp_path / 'x.tif'
+    tifffile.imwrite(path, _cut(samples, 3, 8), photometric='rgb', tile=(16, 16))
+    with tifffile.TiffFile(path, mode='r+b') as file:
+        file.pages[0].tags[284].overwrite(planar)
+    with pytest.raises(InputError, match=f'unknown planar configuration .{planar}.'):
+        read_picture(path)
