@@ -1,6 +1,7 @@
 """``airnet``: one command for everything; its subcommands import what they need when they are used."""
 
 import argparse
+import io
 import os
 import sys
 from importlib import import_module
@@ -35,6 +36,9 @@ def run(command: str, **arguments: Any) -> int | None:
     # docs/performance.md). Its library reads this once, when PyTorch is imported.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     end_in_one_line()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names of files need not be text
     place = COMMANDS[command][1]
     if command == 'model' and sys.argv[1:2] == ['reference']:
         sys.argv[:2] = ['airnet model reference']

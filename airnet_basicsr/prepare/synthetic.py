@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.plugin.data.degradation_test_dataset import DegradationTestDataset
 from airnet_basicsr.plugin.data.degradations import add_gaussian_noise
 from airnet_basicsr.plugin.data.synthesis import RESIDE_AIRLIGHTS, RESIDE_BETAS, add_haze, add_rain, estimate_depth
 from airnet_basicsr.prepare.images import Failure, inspect
 from airnet_basicsr.prepare.layouts import Found
 from airnet_basicsr.prepare.workers import ordered
+from airnet_basicsr.restore.stored_images import decode
 
 # RESIDE's hazy images are JPEGs; this quality leaves no visible blocks for a network to learn.
 _JPEG_QUALITY = 95
@@ -128,7 +130,8 @@ def _read_depth(folder: Path, path: str, size: tuple[int, int]) -> np.ndarray:
     if os.path.exists(f'{stem}.npy'):
         depth = np.load(f'{stem}.npy')
     else:
-        depth = cv2.imread(f'{stem}.png', cv2.IMREAD_UNCHANGED)
+        file = Path(f'{stem}.png')
+        depth = decode(file.read_bytes(), cv2.IMREAD_UNCHANGED) if file.is_file() else None
         if depth is None or depth.ndim != 2:
             raise ValueError(f'there is neither {stem}.npy nor a grey image {stem}.png')
         depth = depth * (_DEEPEST / np.iinfo(depth.dtype).max)
@@ -190,5 +193,4 @@ def _new_folders(out: Path, folders: tuple[str, ...]) -> None:
 
 def _write(path: Path, image: np.ndarray) -> None:
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if path.suffix == '.jpg' else []
-    if not cv2.imwrite(str(path), image, quality):
-        raise OSError(f'{path} could not be written; is the disk full?')
+    write_whole(path, cv2.imencode(path.suffix, image, quality)[1].tobytes())

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.prepare.images import inspect
 from airnet_basicsr.prepare.workers import ordered
 from airnet_basicsr.restore.stored_images import Entry, decode, is_lmdb, read_lmdb_list
@@ -131,9 +132,8 @@ def save_samples(name: str, paths: tuple[Path, ...], count: int, folder: Path) -
     columns = min(len(tiles), 2 if len(paths) == 2 else 4)
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'{name}.png'
-    cv2.imwrite(str(path), np.vstack(rows))
+    write_whole(path, cv2.imencode('.png', np.vstack(rows))[1].tobytes())
     return path
 
 
@@ -190,7 +190,8 @@ def _tile(environment: lmdb.Environment, key: str) -> np.ndarray:
     image = None if data is None else decode(data, cv2.IMREAD_COLOR)
     assert image is not None, f'{key} was verified before'
     scale = min(_TILE[0] / image.shape[1], _TILE[1] / image.shape[0])
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = [max(1, round(scale * side)) for side in (image.shape[1], image.shape[0])]
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     tile = np.zeros((_TILE[1], _TILE[0], 3), np.uint8)
     tile[: small.shape[0], : small.shape[1]] = small
     return tile

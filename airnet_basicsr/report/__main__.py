@@ -21,7 +21,7 @@ from airnet_basicsr.report.tables import comparisons, measurements, metrics_apar
 from airnet_basicsr.report.understanding import understand
 
 PAPER, MEASURED, HARM, BESIDE, UNDERSTOOD = (
-    'Published tables',
+    "The paper's tables",
     'All measurements',
     'Harm',
     'Runs side by side',
@@ -71,10 +71,10 @@ def write_report(runs: Sequence[Run], out: Path) -> None:
     for entry in pictures:
         entry['histogram'] = gain_histogram(runs, entry['dataset'])
     maps = {run['name']: embedding_map(run['understanding']) for run in understood}
-    write_whole(out / 'report.md', outputs.to_markdown(report, sections).encode())
-    write_whole(out / 'report.tex', outputs.to_latex(report, sections).encode())
-    write_whole(out / 'report.json', outputs.to_json(report).encode())
-    write_whole(out / 'report.html', outputs.to_html(report, sections, pictures, maps).encode())
+    write_whole(out / 'report.md', outputs.to_markdown(report, sections))
+    write_whole(out / 'report.tex', outputs.to_latex(report, sections))
+    write_whole(out / 'report.json', outputs.to_json(report))
+    write_whole(out / 'report.html', outputs.to_html(report, sections, pictures, maps))
 
 
 def _summary(run: Run) -> dict[str, str]:
@@ -90,9 +90,20 @@ def _summary(run: Run) -> dict[str, str]:
         'tested': info.get('date'),
         'device': info.get('device'),
         'deformable convolution': info.get('dcn_backend') and f'{info["dcn_backend"]} backend',
+        'tiles': _tiles(run),
         'versions': ', '.join(f'{name} {version}' for name, version in (info.get('versions') or {}).items()),
     }
     return {key: str(value) for key, value in told.items() if value}
+
+
+def _tiles(run: Run) -> str | None:
+    """Which images were not restored in one piece: results may differ a little from those that were."""
+    sides = [record.get('tile') for records in run.images.values() for record in records]
+    used = sorted({side for side in sides if side})
+    if not used:
+        return None
+    count = sum(side is not None for side in sides)
+    return f'{count} of {len(sides)} images, of at most {" or ".join(map(str, used))} pixels a side'
 
 
 def main() -> None:

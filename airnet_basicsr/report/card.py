@@ -45,7 +45,7 @@ def write_card(model: Path, experiments: list[Path], runs: list[Run], about: Pat
         lines += [f'## Training, part {part} of {len(experiments)}' if len(experiments) > 1 else '## Training', '']
         lines += [*_training(experiment), '']
     lines += ['## Measured', '', *_measured(runs), '']
-    write_whole(out, '\n'.join(lines).encode())
+    write_whole(out, '\n'.join(lines))
 
 
 def _training(experiment: Path) -> Iterator[str]:

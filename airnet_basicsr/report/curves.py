@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.svg')
     arguments = parser.parse_args()
     trainings = [read_curves(folder) for folder in arguments.trainings]
-    write_whole(arguments.output, draw_curves(trainings, arguments.metric).encode())
+    write_whole(arguments.output, draw_curves(trainings, arguments.metric))
     print(f'Written: {arguments.output}')
 
 

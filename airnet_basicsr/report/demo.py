@@ -25,6 +25,7 @@ from basicsr.utils.lmdb_util import LmdbMaker
 from skimage import data
 
 from airnet_basicsr.errors import InputError, end_in_one_line
+from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.plugin.data.synthesis import RESIDE_AIRLIGHTS, RESIDE_BETAS, add_haze, add_rain, estimate_depth
 from airnet_basicsr.plugin.options import read_options
 
@@ -135,7 +136,7 @@ def report(tests: Mapping[str, Path]) -> Path:
         line = f'{name:<12}{count:>7}{_figures(before):>21}'
         print(line + ''.join(f'{_figures(pair):>23}{pair[0] - before[0]:>+8.2f} dB' for pair in after))
     path = Path('results') / first['name'] / 'panel.png'
-    cv2.imwrite(str(path), np.hstack(panel))
+    write_whole(path, cv2.imencode('.png', np.hstack(panel))[1].tobytes())
     return path
 
 

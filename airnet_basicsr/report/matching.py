@@ -1,14 +1,14 @@
 """Which picture of one folder belongs to which of another: by name, in the spellings of the field's repositories."""
 
 import itertools
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.files import walk
 from airnet_basicsr.restore.image_files import SUFFIXES
 
 # What repositories add to a restored picture's name; BasicSR's is the name of the run, which all pictures share.
@@ -49,19 +49,21 @@ class Matches(NamedTuple):
 
 
 def list_pictures(folder: Path) -> tuple[list[str], list[str]]:
-    """The pictures of a folder and its subfolders, and all other files; as sorted paths below it.
+    """The pictures of a folder and its subfolders, and all other files but hidden ones; as sorted paths below it.
 
     Raises:
-        InputError: There is no such folder, or no picture in it.
+        InputError: There is no such folder, one cannot be read, or there is no picture.
     """
     if not folder.is_dir():
         raise InputError(f'there is no folder {folder}')
     pictures: list[str] = []
     others: list[str] = []
-    for place, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = (Path(place) / name).relative_to(folder).as_posix()
-            (pictures if Path(name).suffix.lower() in SUFFIXES else others).append(path)
+
+    def unreadable(error: OSError) -> NoReturn:
+        raise InputError(f'{error.filename} cannot be read: {error.strerror}') from error
+
+    for file in map(Path, walk(folder, unreadable)):
+        (pictures if file.suffix.lower() in SUFFIXES else others).append(file.relative_to(folder).as_posix())
     if not pictures:
         raise InputError(f'{folder} has no pictures ({", ".join(SUFFIXES)})')
     return sorted(pictures), sorted(others)

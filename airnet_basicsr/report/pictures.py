@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.report.runs import Run
+from airnet_basicsr.restore.stored_images import decode
 
 BYTES = 11_000_000  # of all pictures of a page; in text (base64) they take a third more
 # From what a picture is at best to what always fits: longest side in pixels, JPEG quality.
@@ -126,7 +127,8 @@ def _choice(runs: Sequence[Run], dataset: str, key: str, source: Dataset, metric
         suffix = (run.options.get('val') or {}).get('suffix') or run.name
         file = its.get('picture') or f'{its["image"]}_{suffix}.png'  # tests before this version did not tell
         path = run.folder / 'visualization' / dataset / file
-        picture = cv2.imread(str(path)) if path.is_file() else None
+        # Not by OpenCV's own reader: it ends the process where a name is no text.
+        picture = decode(path.read_bytes(), cv2.IMREAD_COLOR, path.name) if path.is_file() else None
         if picture is None or picture.shape != clean.shape:
             state = 'missing' if not path.is_file() else 'damaged or of another size'
             raise InputError(f'{path} is {state}: test again with `--force_yml val:save_img=true`')

@@ -484,8 +484,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f'  Note: without a partner: {_few(compared["alone"])}')
     print('\n'.join(standing_text(all(scores.eight_bits for scores in all_scores))))
     if arguments.out:
-        write_whole(arguments.out / 'score.json', to_json(all_scores, comparisons).encode())
-        write_whole(arguments.out / 'score.csv', to_csv(all_scores).encode())
+        write_whole(arguments.out / 'score.json', to_json(all_scores, comparisons))
+        write_whole(arguments.out / 'score.csv', to_csv(all_scores))
         print(f'Written: {arguments.out / "score.json"} and score.csv beside it')
     lost = {f'{scores.folder}/{name}': reason for scores in all_scores for name, reason in scores.not_measured.items()}
     if lost:

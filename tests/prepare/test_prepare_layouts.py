@@ -113,6 +113,13 @@ def test_verify_accepts_what_was_written(prepared: dict[tuple[str, str], Path], 
     assert rows['OTS'] == ['6', '4'] and rows['SOTS_outdoor'] == ['5', '3'] and rows['WED'] == ['2', '0']
 
 
+def test_samples_of_thin_pictures(tmp_path: Path) -> None:
+    save(tmp_path / 'thin/thin.png', np.zeros((3, 2000, 3), np.uint8))
+    assert prepare('clean', '--name', 'thin', '--source', tmp_path / 'thin', '--out', tmp_path).returncode == 0
+    done = prepare('verify', tmp_path / 'thin.lmdb', '--sample', 1, '--save', tmp_path / 'sheets')
+    assert done.returncode == 0 and (tmp_path / 'sheets/thin.png').is_file(), done.stderr
+
+
 def test_compressed_bytes_are_kept_and_shared_clean_images_stored_once(
     prepared: dict[tuple[str, str], Path],
 ) -> None:

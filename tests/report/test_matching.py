@@ -65,3 +65,10 @@ def test_folders(tmp_path):
     (tmp_path / 'sub').mkdir()
     (tmp_path / 'sub/a.PNG').touch()
     assert list_pictures(tmp_path) == (['sub/a.PNG'], ['notes.txt'])
+
+
+def test_links_that_lead_back_and_hidden_files_are_passed_over(tmp_path):
+    for name in ('a.png', '._a.png', '.x.part'):
+        (tmp_path / name).touch()
+    (tmp_path / 'loop').symlink_to(tmp_path)
+    assert list_pictures(tmp_path) == (['a.png'], [])

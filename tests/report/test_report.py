@@ -402,6 +402,16 @@ def test_harm_is_told(copied, tmp_path):
     assert '40.0 %' in written['html'] and '40.0 \\%' in written['tex']
 
 
+def test_tiles_are_told(copied, tmp_path):
+    folder, change = copied
+    change(lambda record: record.update(tile=112 if record['index'] == 0 else None))
+    run = read_run(folder)
+    write_report([run], tmp_path / 'report')
+    told = f'{len(run.images)} of {sum(map(len, run.images.values()))} images, of at most 112 pixels a side'
+    for kind in ('md', 'html', 'json'):
+        assert told in (tmp_path / f'report/report.{kind}').read_text()
+
+
 def test_names_are_text_on_the_page(copied, tmp_path):
     name = '<i>"A" & co'
     html = write([copied[0], rename(copied[0], name)], tmp_path / 'out')['html']

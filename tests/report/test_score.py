@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import cv2
 import numpy as np
@@ -267,3 +268,13 @@ def test_who_may_stand_beside_whom():
     for use in USES:
         assert use.whose.partition(' (')[0] in docs and use.source in docs
         assert split_key(use.psnr)[0] == 'psnr' and describe(use.ssim)
+
+
+def test_names_that_are_no_text(folders, capsys):
+    for folder in ('clean', 'other'):
+        first = min((folders / folder).iterdir())
+        first.rename(os.fsdecode(os.fsencode(folders / folder) + b'/caf\xe9.png'))
+    main([str(folders / 'other'), '--gt', str(folders / 'clean'), '--out', str(folders / 'out')])
+    found = json.loads((folders / 'out/score.json').read_text())
+    assert 'caf\udce9.png' in [picture['restored'] for picture in found['folders'][0]['pictures']]
+    assert 'caf\\udce9.png' in (folders / 'out/score.csv').read_text()

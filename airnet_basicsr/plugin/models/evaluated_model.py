@@ -3,17 +3,20 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import torch
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger, tensor2img
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from airnet_basicsr.network.checkpoints import load_strictly, read_checkpoint
+from airnet_basicsr.network.files import write_whole
+from airnet_basicsr.network.recognise import EMBEDDING_PARTS
 from airnet_basicsr.network.traits import traits_of
 from airnet_basicsr.plugin import compute
 from airnet_basicsr.plugin.models.embeddings import Embeddings, can_embed
@@ -39,6 +42,7 @@ class EvaluatedModel(SRModel):
     output: Tensor
     dataset: Any
     noise_level: Tensor | None = None  # of each image of lq, where the dataset tells it
+    inference_only = False
 
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = 'params') -> None:
         networks = read_checkpoint(load_path).networks
@@ -49,10 +53,19 @@ class EvaluatedModel(SRModel):
         get_root_logger().info(f'Loading {type(net).__name__} from {load_path}, with param key: [{param_key}].')
         state = networks[param_key]
         if strict:
-            load_strictly(net, state, load_path)
+            load_strictly(net, self._whole(net, state, load_path), load_path)
         else:
             self._print_different_keys_loading(net, state, strict)
             net.load_state_dict(state, strict=False)
+
+    def _whole(self, net: nn.Module, state: Mapping[str, Tensor], path: str) -> Mapping[str, Tensor]:
+        """``state``; to that of a file for inference only, ``net``'s own tensors for what only the embedding needs."""
+        own = {name: tensor for name, tensor in net.state_dict().items() if name.startswith(EMBEDDING_PARTS)}
+        if self.is_train or not can_embed(net) or not own or any(name in state for name in own):
+            return state
+        get_root_logger().warning(f'{path} is for inference only: the test records no embeddings.')
+        self.inference_only = True
+        return {**state, **own}
 
     def _prepare_evaluation(self) -> None:
         check_dataset_names(self.opt)
@@ -68,7 +81,7 @@ class EvaluatedModel(SRModel):
         if not self.opt['path'].get('pretrain_network_g') and any(True for _ in net.parameters()):
             get_root_logger().warning('path:pretrain_network_g names no checkpoint: the network is an untrained one.')
         self.records = Records(self.opt, net, self.device)
-        if can_embed(net):
+        if can_embed(net) and not self.inference_only:
             self.embeddings = Embeddings(self.records.folder)
 
     def test(self) -> None:
@@ -149,7 +162,8 @@ class EvaluatedModel(SRModel):
             self.records.add({**record, **measured, 'seconds': seconds, 'tile': self.tiles.used, **kept})
             warn_of_no_number(name, image, values)
         if picture:
-            imwrite(tensor2img([visuals['result']]), picture)
+            # OpenCV's own imwrite ends the process where a name is no text.
+            write_whole(picture, cv2.imencode('.png', tensor2img([visuals['result']]))[1].tobytes())
         return values
 
     def show(self, visuals: dict[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import sys
 from collections import defaultdict
@@ -21,6 +22,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from small_models import identity_network, save, small_network
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network import model_files
+from airnet_basicsr.report.__main__ import write_report
 from airnet_basicsr.report.pictures import choose_pictures
 from airnet_basicsr.report.runs import read_run
 from airnet_basicsr.test import main
@@ -205,6 +208,7 @@ def test_in_tiles_as_in_one_piece(done, test_run, tmp_path, root, photos):
         test_run(datasets={'noisy': noise(tmp_path)}, val={'metrics': METRICS, 'save_img': False, **tile})
         for tile in ({}, {'tile': 112})
     )
+    assert (whole[0]['tile'], tiled[0]['tile']) == (None, 112)
     for metric, value in whole[0]['metrics'].items():
         assert tiled[0]['metrics'][metric] == pytest.approx(value, abs=1e-3)
 
@@ -231,6 +235,23 @@ def test_kept_pictures_of_one_name_do_not_overwrite_each_other(root, tmp_path, p
     written(tmp_path, opt)
     with pytest.raises(InputError, match='test_0 and test_1 are both named set'):
         main(str(tmp_path))
+
+
+def test_names_that_are_no_text_are_tested_and_kept(root, tmp_path, photos):
+    """In a process of its own: OpenCV ends one that gives it such a name."""
+    write_image(tmp_path / 'images/plain.png', photos['coffee2'])
+    os.rename(tmp_path / 'images/plain.png', os.fsencode(tmp_path / 'images') + b'/caf\xe9.png')
+    sets = {'set': {'degradation': {**NOISE, 'sigma': 25, 'dataroot_gt': str(tmp_path / 'images')}}}
+    val = {'save_img': True, 'metrics': {'psnr': METRICS['psnr']}}
+    opt = options(root, datasets=sets, val=val, model_type='NoRestoration')
+    done = run_python('-m', 'airnet_basicsr.test', '-opt', written(tmp_path, opt), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    results = tmp_path / 'results/run'
+    (line,) = lines(results)
+    assert (results / 'visualization/set' / line['picture']).is_file()
+    # Neither is the report stopped by it.
+    write_report([read_run(results)], tmp_path / 'report')
+    assert 'caf\\udce9' in (tmp_path / 'report/report.json').read_text()
 
 
 def test_no_restoration(test_run):
@@ -267,6 +288,18 @@ def test_values_that_are_no_numbers_are_kept_as_such(test_run, tmp_path, root):
         datasets={'same': pairs(root, 'same')},
     )
     assert [line['metrics']['psnr'] for line in found] == ['inf'] * 3
+
+
+def test_a_file_for_inference_only_is_tested_without_embeddings(test_run, tmp_path, root):
+    model_files.slim(str(root / 'small.pth'), str(tmp_path / 'slim.safetensors'))
+    sets = {'noisy': noise(root)}
+    whole, slim = (
+        test_run(path={'pretrain_network_g': str(path)}, datasets=sets)
+        for path in (root / 'small.pth', tmp_path / 'slim.safetensors')
+    )
+    for line, same in zip(whole, slim, strict=True):
+        assert same['metrics']['psnr'] == pytest.approx(line['metrics']['psnr'], abs=0.05)
+    assert len(list(tmp_path.glob('*/results/run/embeddings.npz'))) == 1
 
 
 def test_other_networks_of_basicsr(test_run):
