@@ -10,6 +10,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin.data.degradations import build_degradation, noise_level
 from airnet_basicsr.plugin.data.multi_degradation_dataset import to_tensor
 from airnet_basicsr.plugin.options import DATASET_KEYS, check_keys, require
@@ -44,6 +45,8 @@ class DegradationTestDataset(Dataset):
         self.degradation = build_degradation(require(opt, 'degradation', where), f'{where}:degradation')
         self.seed = opt.get('seed', 0)
         self.multiple = opt.get('crop_multiple', 1)
+        if not isinstance(self.multiple, int) or isinstance(self.multiple, bool) or self.multiple < 1:
+            raise InputError(f'option {where}:crop_multiple: expected a whole number above 0, found {self.multiple!r}')
         parameters = getattr(self.degradation, 'parameters', {})
         self.record = {
             'degradation': {'type': opt['degradation']['type'], **parameters},
@@ -51,7 +54,8 @@ class DegradationTestDataset(Dataset):
             'seed': self.seed,
             'crop_multiple': self.multiple,
         }
-        sigmas = parameters.get('sigmas', [parameters.get('sigma', 0)])
+        sigmas = parameters.get('sigmas', parameters.get('sigma', 0))
+        sigmas = sigmas if isinstance(sigmas, list) else [sigmas]
         self.drawn_for = f'{"/".join(f"{sigma:g}" for sigma in sigmas)}|{self.seed}'
 
     def __len__(self) -> int:
@@ -62,6 +66,11 @@ class DegradationTestDataset(Dataset):
         rng = np.random.RandomState(zlib.crc32(f'{self._drawn_by(index)}|{self.drawn_for}'.encode()))
         degradation = self.degradation.settled(rng) if hasattr(self.degradation, 'settled') else self.degradation
         clean, source = degradation.load(index)
+        if min(clean.shape[:2]) < self.multiple:
+            raise InputError(
+                f'image {self.degradation.describe(index)} has {clean.shape[1]}x{clean.shape[0]} pixels, of which '
+                f'crop_multiple: {self.multiple} leaves nothing: remove it, or choose a smaller crop_multiple'
+            )
         window = tuple(self._centre(side) for side in clean.shape[:2])
         return {
             # Cut when it is degraded: what a pixel gets must not depend on how much is cut.

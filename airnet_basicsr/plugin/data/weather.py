@@ -114,7 +114,9 @@ class RainStreaks(DrawnDegradation):
         """The layer, of the picture's size: uint8, H x W x 1."""
         layer = self.streaks.read_plane(self.layer, np.uint8)
         if abs(self.scale - 1) > 0.05:
-            layer = cv2.resize(layer, None, fx=self.scale, fy=self.scale, interpolation=cv2.INTER_LINEAR)
+            # OpenCV refuses to make nothing of a tiny layer.
+            scale = max(self.scale, 1 / min(layer.shape))
+            layer = cv2.resize(layer, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
         layer = layer[:: 1 - 2 * (self.mode & 1), :: 1 - (self.mode & 2)]
         missing = max(0, shape[0] - layer.shape[0]), max(0, shape[1] - layer.shape[1])
         return np.pad(layer, ((0, missing[0]), (0, missing[1])), mode='symmetric')[: shape[0], : shape[1], None]

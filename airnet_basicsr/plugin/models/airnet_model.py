@@ -128,8 +128,7 @@ class AirNetModel(RestorationModel):
 
     def feed_data(self, data: dict[str, Any]) -> None:
         super().feed_data(data)
-        if 'key' in data:
-            self.lq_key = self.to_images(data['key'])
+        self.lq_key = self.to_images(data['key']) if 'key' in data else None
 
     def parts_with_statistics(self) -> Iterator[nn.Module]:
         yield from super().parts_with_statistics()
@@ -154,6 +153,11 @@ class AirNetModel(RestorationModel):
         """The contrastive part is float32 throughout."""
         if self.frozen is True:
             return super().losses(part)
+        if 'lq_key' not in part or 'kinds' not in part:
+            raise InputError(
+                'option datasets:train: its items have no key, or no number of their degradation, which AirNetModel '
+                'learns from: take MultiDegradationDataset without `contrastive: false`'
+            )
         losses = {}
         with self.steps.autocast():
             if self.warming_up:

@@ -1,5 +1,6 @@
 """Which of the networks of a training run is the best, by the mean of a metric over the validation sets."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ class BestNetwork:
             return False
         mean = sum(self._validated.values()) / len(self._validated)
         self._validated = {}
-        if self.mean is not None and not self._sign * mean > self._sign * self.mean:
+        if math.isnan(mean) or (self.mean is not None and not self._sign * mean > self._sign * self.mean):
             return False
         self.mean = mean
         return True

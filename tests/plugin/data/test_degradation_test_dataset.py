@@ -7,6 +7,8 @@ import pytest
 from basicsr.data import build_dataset
 from conftest import run_python, write_image, write_lmdb
 
+from airnet_basicsr.errors import InputError
+
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory, photos):
@@ -100,6 +102,23 @@ def test_centre_crop(root, photos):
     item = named(build(root / 'all.lmdb', crop_multiple=16), 'chelsea4')
     assert item['lq'].shape == item['gt'].shape == (3, 96, 96)
     np.testing.assert_array_equal(np.rint(item['gt'].numpy().transpose(1, 2, 0) * 255), photos['chelsea4'][:, 4:100])
+
+
+def test_a_crop_that_leaves_nothing_is_refused(root):
+    with pytest.raises(InputError, match=r'one\.lmdb has 104x96 pixels, of which crop_multiple: 128 leaves nothing'):
+        build(root / 'one.lmdb', crop_multiple=128)[0]
+    for wrong in (0, -16, 1.5, True):
+        with pytest.raises(InputError, match='crop_multiple: expected a whole number above 0'):
+            build(root / 'one.lmdb', crop_multiple=wrong)
+
+
+@pytest.mark.parametrize('kind', ['Snow', 'LowLight', 'Blur', 'CameraNoise', 'Resizing', 'Compression'])
+def test_every_kind_can_be_tested_alone_and_down_to_one_pixel(kind, tmp_path, photos):
+    write_image(tmp_path / 'one.png', photos['coffee2'][:1, :1])
+    degradation = {'type': kind, 'dataroot_gt': str(tmp_path)}
+    opt = {'name': 'x', 'type': 'DegradationTestDataset', 'phase': 'test', 'degradation': degradation}
+    one, again = (build_dataset(opt)[0]['lq'] for _ in range(2))
+    assert one.shape == (3, 1, 1) and (one == again).all()
 
 
 def test_spatially_variant_noise(tmp_path):

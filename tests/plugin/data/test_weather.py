@@ -203,3 +203,9 @@ def test_clean_pictures_can_be_tested(root, photos):
     dataset = build_dataset({**opt, 'degradation': described(root, 'CleanPictures')})
     assert dataset.record['protocol'] is None and len(dataset) == len(photos)
     assert all(torch.equal(item['lq'], item['gt']) for item in dataset)
+
+
+def test_layers_of_few_pixels_do_not_vanish(root, tmp_path):
+    cv2.imwrite(str(tmp_path / 'tiny.png'), np.full((2, 3), 60, np.uint8))
+    _, clean, rainy = drawn(build(root, 'RainStreaks', dataroot_streaks=str(tmp_path), scale=[0.1, 0.1]))
+    assert (rainy >= clean).all() and (rainy > clean).any()

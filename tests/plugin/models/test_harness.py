@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.plugin.dry_run import dry_run
+from airnet_basicsr.plugin.models.best_network import BestNetwork
 from airnet_basicsr.plugin.models.interruption import NUMBERS, interruption
 from airnet_basicsr.plugin.models.restoration_model import RestorationModel
 from airnet_basicsr.plugin.models.training_state import prune
@@ -97,7 +99,7 @@ def said():
 def built(name: str, folder, paper_datasets, monkeypatch, **changes):
     """A model that is not run by BasicSR's loop."""
     monkeypatch.chdir(paper_datasets)
-    opt = options(name, folder, ema_decay=0, **changes)
+    opt = options(name, folder, **{'ema_decay': 0, **changes})
     if name == 'AirNet':
         opt['train'].update(encoder_warmup_iter=changes.get('encoder_warmup_iter', 0))
     opt.update(dist=False, is_train=True, rank=0, world_size=1)
@@ -254,8 +256,9 @@ def test_training_ends_at_total_iter_also_with_incomplete_batches_and_after_a_ch
 def test_fewer_images_than_a_batch_are_refused(run, tmp_path):
     opt = options('NAFNet', tmp_path)
     opt['datasets']['train'].update(batch_size_per_gpu=4, dataset_enlarge_ratio=1)
-    with pytest.raises(InputError, match='3 items.* no batch of 4 .*Raise dataset_enlarge_ratio'):
-        run(opt)
+    for begin in (lambda: run(opt), lambda: dry_run(str(tmp_path))):
+        with pytest.raises(InputError, match='3 items.* no batch of 4 .*Raise dataset_enlarge_ratio'):
+            begin()
 
 
 # ---- Steps ----
@@ -320,6 +323,18 @@ def test_the_gradient_is_clipped(name, build):
     step = nn.utils.parameters_to_vector(model.net_g.parameters()).detach() - before
     assert model.log_dict['grad_norm'] > 0.02
     assert step.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@every_network
+def test_the_average_follows_each_step(name, build):
+    model = build(name, ema_decay=0.75)
+    before = {key: parameter.clone() for key, parameter in model.net_g_ema.named_parameters()}
+    model.feed_data(batch(1))
+    model.optimize_parameters(1)
+    trained = dict(model.net_g.named_parameters())
+    for key, average in model.net_g_ema.named_parameters():
+        torch.testing.assert_close(average, 0.75 * before[key] + 0.25 * trained[key])
+    assert any(not torch.equal(trained[key], before[key]) for key in before)
 
 
 @every_network
@@ -507,3 +522,17 @@ def test_a_checkpoint_that_cannot_be_removed_is_only_said(tmp_path, said):
     (tmp_path / '2.state').touch()
     prune(str(tmp_path), str(tmp_path), keep_last=1)
     assert 'The checkpoint of iteration 1 cannot be removed' in said()
+
+
+def test_a_mean_that_is_no_number_is_never_the_best():
+    opt = {'logger': {'keep_best': 'psnr'}, 'val': {'metrics': {'psnr': {}}}, 'datasets': {'val': {}}}
+    best = BestNetwork(opt)
+    assert [best.improved('val', {'psnr': value}) for value in (math.nan, 20, math.nan, 21, 19)] == [0, 1, 0, 1, 0]
+    assert best.mean == 21
+
+
+def test_items_without_a_key_are_refused_by_name(run, tmp_path):
+    opt = options('AirNet', tmp_path)
+    opt['datasets']['train']['contrastive'] = False
+    with pytest.raises(InputError, match='datasets:train: its items have no key.*without `contrastive: false`'):
+        run(opt)
