@@ -117,6 +117,13 @@ def test_a_user_s_option_file_is_never_written_over(tmp_path):
     with pytest.raises(InputError, match='train_airnet_aio.yml is there already, with other content'):
         copy(['train_airnet_dehaze'], tmp_path)
     assert mine.read_text() == 'mine' and list(tmp_path.iterdir()) == [mine]
+    for path in (mine, mine / 'below'):  # a file where a folder is wanted
+        with pytest.raises(InputError, match='train_airnet_aio.yml cannot be written'):
+            copy(['train_airnet_aio'], path)
+    mine.rename(tmp_path / 'mine')
+    (tmp_path / 'train_airnet_aio.yml').mkdir()
+    with pytest.raises(InputError, match='train_airnet_aio.yml is there already'):
+        copy(['train_airnet_aio'], tmp_path)
     with pytest.raises(InputError, match='there is no option file train_airnet'):
         copy(['train_airnet'], tmp_path)
 

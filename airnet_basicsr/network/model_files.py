@@ -214,6 +214,8 @@ def _output(args: argparse.Namespace) -> str:
     if (args.command == 'export') != args.output.lower().endswith('.onnx'):
         wanted = '.onnx' if args.command == 'export' else '.safetensors or .pth'
         raise InputError(f'{args.output}: name a file that ends in {wanted}, by which other commands know its format')
+    if Path(args.output).resolve() == Path(args.model).resolve():
+        raise InputError(f'{args.output} is the model itself: name another file with -o')
     return args.output
 
 

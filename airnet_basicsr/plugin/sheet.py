@@ -10,6 +10,7 @@ import torch
 from basicsr.data import build_dataset
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.plugin.data_order import Draw
 from airnet_basicsr.plugin.options import load_options
 
@@ -62,14 +63,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.count < 1:
         raise InputError(f'--count: expected at least 1, found {arguments.count}')
+    if arguments.output.suffix.lower() != '.png':
+        raise InputError(f'-o {arguments.output}: the sheet is a PNG; name a file that ends in .png')
     options = load_options(arguments.opt)
     train = (options.get('datasets') or {}).get('train')
     if not isinstance(train, dict):
         raise InputError(f'option file {arguments.opt} has no datasets:train')
     sheet = draw_sheet(train, arguments.count, options.get('manual_seed') or 0)
-    try:
-        arguments.output.write_bytes(cv2.imencode('.png', sheet)[1].tobytes())
-    except OSError as error:
-        raise InputError(f'{arguments.output} cannot be written: {error.strerror}') from error
+    write_whole(arguments.output, cv2.imencode('.png', sheet)[1].tobytes())
     print(f'{arguments.output}: {arguments.count} samples of each degradation, clean patches to their right')
     return 0

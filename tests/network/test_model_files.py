@@ -136,3 +136,12 @@ def test_a_program_that_inspects_state_dicts_finds_the_network():
         assert found.scale == 1 and found.input_channels == found.output_channels == 3
         x = torch.rand(1, 3, 20, 24)
         torch.testing.assert_close(found.model(x), net(x))
+
+
+@pytest.mark.parametrize('words', [['slim'], ['convert', '--to', 'ours'], ['convert', '--to', 'official']])
+def test_a_model_is_not_written_over_itself(small, words, monkeypatch):
+    before = small.read_bytes()
+    monkeypatch.chdir(small.parent)
+    with pytest.raises(InputError, match='is the model itself'):
+        model_files.main([*words, str(small), '-o', 'small.pth'])
+    assert small.read_bytes() == before

@@ -2,11 +2,11 @@
 
 import argparse
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.network.files import write_whole
 
 HERE = Path(__file__).resolve().parent
 # A wheel brings them beside this file (see setup.py); in a checkout they are where people edit them.
@@ -41,13 +41,12 @@ def copy(names: Sequence[str], target: Path) -> list[Path]:
     wanted = [path for name in names for path in _with_bases(_find(name))]
     places = {path: target / path.relative_to(FOLDER) for path in wanted}
     for path, place in places.items():
-        if place.exists() and place.read_bytes() != path.read_bytes():
+        if place.exists() and not (place.is_file() and place.read_bytes() == path.read_bytes()):
             raise InputError(f'{place} is there already, with other content: nothing was copied. Choose another -o.')
     written = []
     for path, place in places.items():
         if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+            write_whole(place, path.read_bytes())
             written.append(place)
     return written
 
