@@ -21,7 +21,7 @@ from airnet_basicsr.report.tables import comparisons, measurements, metrics_apar
 from airnet_basicsr.report.understanding import understand
 
 PAPER, MEASURED, HARM, BESIDE, UNDERSTOOD = (
-    "The paper's tables",
+    'Published tables',
     'All measurements',
     'Harm',
     'Runs side by side',

@@ -95,11 +95,17 @@ def paper_grid(table: dict[str, Any]) -> Grid:
     def add(kind: str, label: str, cells: Sequence[Any], show: Any, protocol: str = '') -> None:
         rows.append(Row(kind, [[Text(label)], [Text(protocol)], *(_pair(cell, show) for cell in cells)]))
 
+    def measured(mean: dict[str, Any] | None, digits: int) -> Text:
+        return Text(_shown(mean, digits))
+
+    def printed(mean: dict[str, Any] | None, digits: int) -> Text:
+        return Text(_shown(mean, min(digits, table['ssim_digits'])))
+
     for row in table['rows']:
         cells = row['cells'] + ([row['average']] if table['with_average'] else [])
         kind = 'reference' if row.get('reference') else row['kind']
         label = f'{row["label"]} ({row["model"]})' if row.get('model') else row['label']
-        add(kind, label, cells, lambda mean, digits: Text(_shown(mean, digits)), row['protocol'])
+        add(kind, label, cells, printed if row['kind'] == 'published' else measured, row['protocol'])
         if row['kind'] == 'published':
             continue
         add('detail', '95 % confidence', cells, lambda mean, digits: Text(_interval(mean, digits)))

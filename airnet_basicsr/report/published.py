@@ -30,6 +30,7 @@ class PublishedTable:
         sources: By name of the row, where it stands; of the paper's own tables, the paper.
         remarks: On figures that cannot be quite as meant (they are kept as printed), that contradict each other, or
             that may not be compared.
+        ssim_digits: Behind the point, as printed.
     """
 
     number: int | str
@@ -40,6 +41,7 @@ class PublishedTable:
     averages: dict[str, Cell]
     sources: dict[str, str]
     remarks: tuple[str, ...] = ()
+    ssim_digits: int = 4
 
     @property
     def is_the_paper_s(self) -> bool:
@@ -65,6 +67,7 @@ def _table(read: dict) -> PublishedTable:
         averages={name: average for name, average in averages.items() if average},
         sources={row['name']: _source(row['source']) for row in read['rows']},
         remarks=(*([read['protocol']] if read['protocol'] else []), *read['remarks'], *remarks),
+        ssim_digits=read.get('ssim_digits', 4),
     )
 
 

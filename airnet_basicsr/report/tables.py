@@ -98,6 +98,7 @@ def _table(paper: PublishedTable, runs: Sequence[Run]) -> dict[str, Any]:
         'source': _source(paper),
         'columns': [{'dataset': name, 'heading': heading} for name, heading in paper.columns.items()],
         'with_average': bool(paper.averages),
+        'ssim_digits': paper.ssim_digits,
         'rows': rows + shown + measured,
         'remarks': list(paper.remarks),
         'warnings': _differing(runs, columns),

@@ -87,7 +87,10 @@ def test_a_later_setting_s_table_says_whence_and_what_may_not_be_compared():
     remarks = ' '.join(grid.remarks)
     for words in ('MIRAGE: README of', '(second hand)', 'is not to be compared', "MIRAGE: The row's mean is 30.69"):
         assert words in remarks, words
+    # SSIM to the digits that are printed.
+    (airnet,) = (row for row in grid.rows if row.cells[0][0].text == 'AirNet')
+    assert [part.text for part in airnet.cells[2]] == ['21.04', '0.884']
     # A row of both figures, and one without SSIM.
     rows = paper_grid(_table(TABLES['foundir'], [])).rows
     shown = {row.cells[0][0].text: [part.text for part in row.cells[2]] for row in rows}
-    assert shown['Input'][0] == '18.40' and len(shown['Input']) == 2 and shown['PromptIR'] == ['22.49']
+    assert shown['Input'][:2] == ['18.40', '0.6033'] and len(shown['Input']) == 2 and shown['PromptIR'] == ['22.49']
