@@ -1,10 +1,13 @@
 """Published figures: the same result is printed in several tables, and averages are those of their rows."""
 
+from pathlib import Path
+
 import pytest
 
 from airnet_basicsr.report.grids import paper_grid
 from airnet_basicsr.report.published import TABLES
-from airnet_basicsr.report.tables import _table
+from airnet_basicsr.report.runs import Run
+from airnet_basicsr.report.tables import _table, paper_tables
 
 PRINTED_WRONGLY = {'One-By-One, BRDNet [40]'}  # 30.30 for 30.03; kept as printed, with a remark
 
@@ -36,6 +39,29 @@ def test_table_4_s_averages_are_those_of_its_rows():
 def test_results_printed_twice_agree(number, row, in_table_4, columns):
     values = TABLES[number].rows[row]
     assert (values if len(values) < 5 else values[columns])[:3] == TABLES[4].rows[in_table_4][columns]
+
+
+@pytest.mark.parametrize(
+    ('number', 'row', 'dataset', 'published'),
+    [
+        (1, 'DnCNN [53]', 'CBSD68_sigma25', 31.23),
+        (2, 'LPNet [11]', 'Rain100L', 33.61),
+        (3, 'AODNet [21]', 'SOTS_outdoor', 20.29),
+        (4, 'All-In-One, MPRNet [51]', 'Rain100L', 33.57),
+    ],
+)
+def test_a_measured_row_stands_beside_the_published_ones_and_is_compared_with_its_own(number, row, dataset, published):
+    metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
+    record = {'protocol': None, 'crop_multiple': 1, 'seed': 0, 'lq_crc32': 0, 'key': 'a', 'index': 0}
+    record |= {'metrics': {'psnr': 30.0}, 'input': {'psnr': 20.0}}
+    info = {'name': 'mine', 'options': {}, 'metrics': metrics, 'paper': {'table': number, 'row': row}}
+    (table,) = (table for table in paper_tables([Run(Path(), info, {dataset: [record]})]) if table['number'] == number)
+    place = [column['dataset'] for column in table['columns']].index(dataset)
+    cells = {each['label']: each['cells'][place] for each in table['rows']}
+    assert list(cells)[: len(TABLES[number].rows)] == list(TABLES[number].rows)
+    assert cells[row]['psnr']['value'] == published
+    assert cells['mine']['psnr']['value'] == 30
+    assert cells['mine']['psnr']['difference'] == pytest.approx(30 - published)
 
 
 def test_each_table_has_all_its_methods_and_datasets():
