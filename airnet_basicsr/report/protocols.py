@@ -115,7 +115,7 @@ def standing(pair: Pair, eight_bits: bool) -> tuple[list[str], list[str]]:
             beside.append(f'{use.whose} ({use.noise})' if use.noise else use.whose)
             continue
         if same(use.psnr) != same(pair.psnr):
-            reason = f'taken of {describe(use.psnr, brief=True)}'
+            reason = f'PSNR measured on {describe(use.psnr, brief=True)}'
         else:
             reason = f'SSIM with a {describe(use.ssim, brief=True)} (PSNR alone may)'
         reasons.setdefault(reason, []).append(use.whose)

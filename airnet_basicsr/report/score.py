@@ -280,13 +280,13 @@ def _collect(scores: Scores, looked: dict[str, _Picture]) -> None:
     scores.eight_bits = not having['deep']
     if having['jpeg']:
         scores.notes.append(
-            f'{len(having["jpeg"])} restored pictures are JPEGs: what this format loses is in the figures'
+            f'{len(having["jpeg"])} restored pictures are JPEGs: the figures include the loss of this format'
         )
     if having['grey']:
-        scores.notes.append(f'{len(having["grey"])} restored pictures are grey and were taken as R = G = B')
+        scores.notes.append(f'{len(having["grey"])} restored pictures are grey and count as R = G = B')
     if having['clipped input']:
         scores.notes.append(
-            'the degraded pictures have 8 bits, so noise in them is clipped: figures of denoising may not stand beside '
+            'the degraded pictures have 8 bits, so noise in them is clipped: do not compare denoising figures with '
             'those of unclipped noise (up to 1.7 dB apart on the same network)'
         )
 
@@ -397,11 +397,11 @@ def to_text(scores: Scores) -> Iterable[str]:
 
 
 def standing_text(eight_bits: bool) -> Iterable[str]:
-    """Beside whose figures the default ones may stand."""
+    """Which published figures the default ones can be compared with."""
     for pair in DEFAULT:
         beside, apart = standing(pair, eight_bits)
-        yield f'{pair.name}: may stand beside: {"; ".join(beside)}'
-        yield from (f'  not beside: {reason}' for reason in apart)
+        yield f'{pair.name}: comparable with: {"; ".join(beside)}'
+        yield from (f'  not with: {reason}' for reason in apart)
 
 
 def _grid(scores: Scores) -> Iterable[str]:
@@ -417,7 +417,7 @@ def _grid(scores: Scores) -> Iterable[str]:
     for row in rows:
         yield '  ' + '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     yield from (f'  {name}: {words}' for name, words in (QUANTITIES | VALUES | CROPS).items() if name)
-    yield '  (!) looks at the clean picture first: not a result that anyone could have without it.'
+    yield '  (!) uses the clean picture: nobody could reach this without it.'
 
 
 def _shown(scores: Scores, key: str, before: bool = False, interval: bool = True) -> str:

@@ -99,7 +99,7 @@ def test_the_command_prints_and_writes_what_it_measured(folders):
     assert difference['value'] - difference['interval'] == pytest.approx(low)
     assert difference['value'] + difference['interval'] == pytest.approx(high)
     assert f'psnr_rgb8: {differences.mean():+.4f} ±' in done.stdout
-    for words in ('may stand beside: ', 'not beside: ', 'y8_multiple16', 'corrected (!)', 'unclipped noise'):
+    for words in ('comparable with: ', 'not with: ', 'y8_multiple16', 'corrected (!)', 'unclipped noise'):
         assert words in done.stdout
 
 
