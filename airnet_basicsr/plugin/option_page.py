@@ -26,11 +26,11 @@ def page() -> str:
     ]
     for where, described in _sections(OptionFile, ''):
         lines += ['', f'## {f"`{where}`" if where else "The file"}', '', str(described.__doc__).replace('``', '`'), '']
-        lines += ['| key | value | default | meaning |', '| --- | --- | --- | --- |']
+        lines += ['| key | meaning | value | default |', '| --- | --- | --- | --- |']
         hints = get_type_hints(described, include_extras=True)
         for field in msgspec.structs.fields(described):
             wanted = hints[field.name]
-            lines.append(f'| `{field.name}` | {words(wanted)} | {_default(field)} | {_described(wanted)} |')
+            lines.append(f'| `{field.name}` | {_described(wanted)} | {words(wanted)} | {_default(field)} |')
     return '\n'.join([*lines, ''])
 
 

@@ -369,5 +369,5 @@ def _words(wanted: Any, metas: list[Meta]) -> list[str]:
 def _bounds(metas: list[Meta]) -> str:
     bounds = ''
     for word, name in (('from', 'ge'), ('above', 'gt'), ('to', 'le'), ('below', 'lt')):
-        bounds += ''.join(f' {word} {getattr(meta, name):g}' for meta in metas if getattr(meta, name) is not None)
+        bounds += ''.join(f' {word} {getattr(meta, name):,}' for meta in metas if getattr(meta, name) is not None)
     return bounds
