@@ -17,10 +17,10 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').r
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 # A guide's training runs, shortened.
 SHORTER = {
-    'total_iter: 400': 'total_iter: 2',
+    'total_iter: 800': 'total_iter: 2',
     'total_iter: 1000': 'total_iter: 2',
     'warmup: 50': 'warmup: 1',
-    'milestones: [300]': 'milestones: [1]',
+    'milestones: [600]': 'milestones: [1]',
     'val_freq: 500': 'val_freq: 2',
     'gt_size: 64': 'gt_size: 32',
 }
