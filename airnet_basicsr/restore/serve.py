@@ -389,8 +389,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         password = os.environ.get(PASSWORD_VARIABLE) or secrets.token_urlsafe(9)
         auth = (USER, password)
         print(
-            f'Warning: everybody who reaches {args.host} and knows the password can use this machine. Nothing is '
-            'encrypted on the way: pictures and password can be read along in the network.',
+            f'Warning: anyone who reaches {args.host} and knows the password can use this machine. Connections are not '
+            'encrypted: others on the network can read pictures and password.',
             file=sys.stderr,
         )
         if PASSWORD_VARIABLE not in os.environ:

@@ -291,7 +291,7 @@ def test_other_hosts_need_the_password(tmp_path):
     server = Server(tmp_path / 'copies', '--host', '0.0.0.0', AIRNET_SERVE_PASSWORD='secret word')
     try:
         log = server.log.read_text()
-        assert 'Warning: everybody who reaches 0.0.0.0' in log and 'secret word' not in log
+        assert 'Warning: anyone who reaches 0.0.0.0' in log and 'secret word' not in log
         address = server.address.replace('0.0.0.0', '127.0.0.1')
         with pytest.raises(urllib.error.HTTPError, match='401'):
             urllib.request.urlopen(f'{address}config')
