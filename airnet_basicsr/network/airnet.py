@@ -75,7 +75,8 @@ class ResidualBlock(nn.Module):
             return F.leaky_relu(self.body(x) + self.shortcut(x), SLOPE)
         conv1, norm1, _, conv2, norm2 = self.body
         out = _folded(conv2, norm2, F.leaky_relu_(_folded(conv1, norm1, x), SLOPE))
-        out += _folded(*self.shortcut, x)
+        conv, norm = self.shortcut
+        out += _folded(conv, norm, x)
         return F.leaky_relu_(out, SLOPE)
 
 
@@ -346,8 +347,9 @@ class AirNet(nn.Module):
         # The contrastive part stays in its own precision under autocast, so z does too.
         with torch.autocast(x.device.type, enabled=False):
             encoding = self.encoder(x) if encode else None
-            z = encoding.z if encode else self.encoder.represent(x)
+            z = self.encoder.represent(x) if encoding is None else encoding.z
         if not restore:
+            assert encoding is not None, 'without encode and restore there is nothing to do'
             return encoding
         restored = self.restorer(pixel_blocks(x, self.unshuffle), z)
         if self.unshuffle > 1:

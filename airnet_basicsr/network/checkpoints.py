@@ -50,8 +50,8 @@ _OFFICIAL_ANCHOR = 'R.head.0.weight'
 _EXTRAS = ('contrast', 'reference', 'facts')
 _OF_THE_NETWORK = ('architecture', 'options')  # metadata for other programs: here the tensors tell
 # Under these keys networks lie in BasicSR's files, those of PyTorch's examples, Lightning, timm, KAIR and spandrel.
-_WRAPPERS = ('params', 'params_ema', 'params-ema', 'state_dict', 'model_state_dict', 'model', 'net', 'network')
-_WRAPPERS += ('net_g', 'netG', 'generator', 'ema', 'net_g_ema', 'model_ema', 'state_dict_ema')
+_WRAPPERS: tuple[str, ...] = ('params', 'params_ema', 'params-ema', 'state_dict', 'model_state_dict', 'model')
+_WRAPPERS += ('net', 'network', 'net_g', 'netG', 'generator', 'ema', 'net_g_ema', 'model_ema', 'state_dict_ema')
 
 
 class Checkpoint(NamedTuple):

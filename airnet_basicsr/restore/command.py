@@ -33,6 +33,7 @@ from airnet_basicsr.restore.image_files import (
     to_depth,
     write_picture,
 )
+from airnet_basicsr.restore.picture_metadata import only
 from airnet_basicsr.restore.restorer import DEFAULT_MODEL, DTYPES, Restorer
 
 EPILOG = """examples:
@@ -242,8 +243,7 @@ def for_a_screen(pixels: np.ndarray) -> np.ndarray:
 
 def write_view(path: Path, pixels: np.ndarray, before: Picture) -> None:
     """Write pixels :func:`for_a_screen` as a JPEG with the colours of ``before``."""
-    colours = {key: value for key, value in before.metadata.items() if key == 'icc_profile'}
-    write_picture(path, Picture(pixels, colours, False))
+    write_picture(path, Picture(pixels, only(before.metadata, ('icc_profile',)), False))
 
 
 def _comparison(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -295,8 +295,8 @@ def run(
 
     def note(job: Job, error: Exception) -> None:
         # Whatever happens to one picture, the others are restored.
-        known = isinstance(error, InputError)
-        done.failures.append((str(job.source), message_of(error) if known else f'{type(error).__name__}: {error}'))
+        what = message_of(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'
+        done.failures.append((str(job.source), what))
 
     def finish() -> None:
         nonlocal writing
@@ -342,7 +342,7 @@ def run(
                     restored = _restore_one(picture, restorer, args, progress, leave_alone=reason is not None)
                     finish()
                     writing = job, picture, writer.submit(_write, job, picture, restored, explanation, args)
-                    picture = restored = None
+                    del picture, restored  # they may be large
                 except Exception as error:
                     note(job, error)
                 pictures.update()

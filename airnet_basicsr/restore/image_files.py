@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tifffile
@@ -21,6 +21,7 @@ from airnet_basicsr.restore.picture_metadata import (
     ORIENTATION,
     Metadata,
     announces_companions,
+    only,
     profile_fits,
     upright_exif,
     upright_xmp,
@@ -42,10 +43,11 @@ FORMATS = {
     '.bmp': 'BMP',
 }
 """Formats that are written, by suffix."""
-READ_ONLY = ('.avif', '.heic', '.heif', '.hif', '.jxl', '.jp2', '.j2k', '.j2c', '.jpx', '.jpf', '.ppm', '.pgm', '.pbm')
-READ_ONLY += ('.pnm', '.tga', '.dib')
+READ_ONLY: tuple[str, ...] = ('.avif', '.heic', '.heif', '.hif', '.jxl', '.jp2', '.j2k', '.j2c', '.jpx', '.jpf')
+READ_ONLY += ('.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.dib')
 """Suffixes of pictures that are read only."""
-REFUSED = ('.gif', '.apng', '.psd', '.psb', '.xcf', '.exr', '.hdr', '.pfm', '.ico', '.pcx', '.sgi', '.qoi', '.jxr')
+REFUSED: tuple[str, ...] = ('.gif', '.apng', '.psd', '.psb', '.xcf', '.exr', '.hdr', '.pfm', '.ico', '.pcx')
+REFUSED += ('.sgi', '.qoi', '.jxr')
 REFUSED += ('.dng', '.cr2', '.cr3', '.nef', '.nrw', '.arw', '.orf', '.rw2', '.raf', '.pef', '.srw', '.3fr', '.iiq')
 """Suffixes of pictures that are not taken, named so that people hear why."""
 SUFFIXES = (*FORMATS, *READ_ONLY, *REFUSED)
@@ -70,6 +72,7 @@ _UPRIGHT = {
 _TURNING = (b'Exif\0', b'EXIF', b'eXIf', b'Raw profile type', b'XML:com.adobe.xmp', b'tiff:Orientation')
 _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _LARGEST_SEGMENT = 65_533
+_OVERHEADS: dict[Literal['exif', 'xmp', 'comment'], int] = {'exif': 6, 'xmp': 29, 'comment': 0}
 _HOLDS = {
     'PNG': ('icc_profile', 'exif', 'xmp', 'comment', 'dpi', 'aspect', 'png'),
     'JPEG': ('icc_profile', 'exif', 'xmp', 'comment', 'dpi', 'aspect', 'photoshop', 'jpeg'),
@@ -235,11 +238,13 @@ def _decode(content: bytes, suffix: str) -> Picture:
         pixels, metadata, left_out = read_png(content)
         orientation = None
     elif content[:4] in _TIFF:
-        pixels, orientation, metadata, left_out = read_tiff(content, _largest())
-        if isinstance(pixels, bytes):
-            pixels, _, _ = _through_pillow(pixels, ['TIFF'], metadata, [])
+        samples, orientation, metadata, left_out = read_tiff(content, _largest())
+        if isinstance(samples, bytes):
+            pixels, _, _ = _through_pillow(samples, ['TIFF'], metadata, [])
             # Without a tag Pillow does what XMP says.
             orientation = orientation or 1
+        else:
+            pixels = samples
     else:
         metadata, left_out = Metadata(), []
         pixels, kind, orientation = _through_pillow(content, _formats(content, suffix), metadata, left_out)
@@ -297,7 +302,8 @@ def _through_pillow(
         if deep is not None:
             return deep, kind, 1
         if kind == 'TGA' and image.mode == 'RGBA' and not content[17] & 15:
-            image = image.convert('RGB')  # the fourth byte of each pixel only fills it up
+            # The fourth byte of each pixel only fills it up.
+            return np.asarray(_to_plain_mode(image.convert('RGB'), metadata)), kind, orientation
         if image.mode == 'I;16' and kind == 'TIFF':
             return ((np.asarray(image).astype(np.uint32) * 65535 + 2047) // 4095).astype(np.uint16), kind, 1
         if image.mode == 'I' and kind == 'PPM':
@@ -502,7 +508,7 @@ def write_picture(path: str | PathLike, picture: Picture, quality: int = 95) -> 
             content = _encode(pixels, metadata, kind, quality, picture.lossless)
         except Exception:
             # Metadata of a damaged or unusual file may be refused; the colours' meaning is kept, the rest let go.
-            kept = Metadata({key: value for key, value in metadata.items() if key == 'icc_profile'})
+            kept = only(metadata, ('icc_profile',))
             content = _encode(pixels, kept, kind, quality, picture.lossless)
             left_out += [_WORDS.get(key, key) for key in metadata if key not in kept]
     except Exception as error:  # encoders, too, have errors of many kinds
@@ -520,9 +526,9 @@ def _adapted(picture: Picture, kind: str) -> tuple[np.ndarray, Metadata, list[st
     if kind == 'JPEG' and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         pixels = pixels[..., 0] if pixels.shape[2] == 2 else pixels[..., :3]
         left_out.append('transparency')
-    metadata = Metadata({key: value for key, value in picture.metadata.items() if key in _HOLDS[kind]})
+    metadata = only(picture.metadata, _HOLDS[kind])
     if kind == 'JPEG':
-        for key, overhead in (('exif', 6), ('xmp', 29), ('comment', 0)):
+        for key, overhead in _OVERHEADS.items():
             if len(metadata.get(key, b'').removeprefix(b'Exif\0\0')) + overhead > _LARGEST_SEGMENT:
                 del metadata[key]
                 left_out.append(f'{_WORDS[key]} of more than 64 KB')

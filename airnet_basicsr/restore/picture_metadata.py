@@ -2,7 +2,8 @@
 
 import re
 import struct
-from typing import TypedDict
+from collections.abc import Container
+from typing import TypedDict, cast
 
 ORIENTATION = 0x0112
 _WIDTHS, _HEIGHTS = (0x0100, 0xA002, 0x1001), (0x0101, 0xA003, 0x1002)
@@ -33,6 +34,11 @@ class Metadata(TypedDict, total=False):
     """Other chunks of a PNG: type and data."""
     jpeg: list[tuple[int, bytes]]
     """Other segments of a JPEG: marker (its second byte) and data."""
+
+
+def only(metadata: Metadata, keys: Container[str]) -> Metadata:
+    """What ``metadata`` has under ``keys``."""
+    return cast(Metadata, {key: value for key, value in metadata.items() if key in keys})
 
 
 def upright_exif(exif: bytes, size: tuple[int, int], turned: bool) -> bytes | None:

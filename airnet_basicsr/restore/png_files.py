@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # What is left of a compressed chunk beyond this is taken for an attack.
 _LARGEST_CHUNK = 2**28
 _XMP = b'XML:com.adobe.xmp'
+_RAW_PROFILES: dict[bytes, Literal['exif', 'xmp']] = {b'exif': 'exif', b'APP1': 'exif', b'xmp': 'xmp'}
 # Beside unknown ones that say that they may be copied.
 _KEPT = {b'gAMA', b'cHRM', b'sRGB', b'cICP', b'mDCV', b'mDCv', b'cLLI', b'cLLi', b'tEXt', b'zTXt', b'iTXt', b'tIME'}
 # They describe how samples are stored, or one frame of an animation of one.
@@ -167,10 +169,12 @@ def _inflated(data: bytes) -> bytes | None:
 def _raw_profile(kind: bytes, data: bytes, found: Metadata) -> bool:
     """Take EXIF or XMP as ImageMagick puts them into a PNG: in hexadecimal, with their name and length before."""
     name, _, text = data.partition(b'\0')
-    key = {b'exif': 'exif', b'APP1': 'exif', b'xmp': 'xmp'}.get(name.removeprefix(b'Raw profile type '))
-    text = _inflated(text[1:]) if kind == b'zTXt' else text
+    key = _RAW_PROFILES.get(name.removeprefix(b'Raw profile type '))
+    plain = _inflated(text[1:]) if kind == b'zTXt' else text
+    if key is None or not plain:
+        return False
     try:
-        content = bytes.fromhex(b''.join(text.split()[2:]).decode('ascii')) if text and key else b''
+        content = bytes.fromhex(b''.join(plain.split()[2:]).decode('ascii'))
     except ValueError:
         return False
     if key == 'exif' and not content.startswith((b'Exif\0\0', b'II*\0', b'MM\0*')):

@@ -93,8 +93,8 @@ class Restorer:
         if described.input_channels != 3:
             raise InputError(f'checkpoint {self.source} is for {described.input_channels} channels, not for RGB')
         self._check_sigma(sigma, described.traits.wants_sigma)
-        model = to_channels_last(described.model.to(self.device))
-        self.network = model if sigma is None else partial(model, sigma=sigma)
+        network = to_channels_last(described.model.to(self.device))
+        self.network = network if sigma is None else partial(network, sigma=sigma)
         self.traits = described.traits
         if checkpoint.reference and described.can_embed:
             self.explainer = Explainer(self._embed, checkpoint.reference)
@@ -159,7 +159,7 @@ class Restorer:
         out = np.empty_like(colours)
 
         def part(rows: slice, columns: slice) -> Tensor:
-            pixels = np.float32(colours[rows, columns]) / white
+            pixels = colours[rows, columns].astype(np.float32) / white
             pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
             return torch.from_numpy(np.array(pixels, order='C')).permute(2, 0, 1)[None]
 
@@ -168,7 +168,7 @@ class Restorer:
             if colours.shape[2] == 1:
                 pixels = pixels.mean(2, keepdims=True)
             if self.strength < 1:
-                before = np.float32(colours[rows]) / white
+                before = colours[rows].astype(np.float32) / white
                 pixels = before + np.float32(self.strength) * (pixels - before)
             pixels = pixels.clip(0, 1)
             out[rows] = pixels if out.dtype == np.float32 else np.rint(pixels * white)
@@ -202,13 +202,14 @@ class Restorer:
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype if lower else None, enabled=lower):
             return self.network(x).float()
 
-    def check_reference(self) -> None:
-        """Raise InputError unless the model holds what :meth:`explain` needs."""
+    def check_reference(self) -> Explainer:
+        """What explains pictures; raises InputError unless the model holds what that needs."""
         if self.explainer is None:
             raise InputError(
                 f'{self.source} holds no reference embeddings to explain pictures by: add them with '
                 '`airnet model reference`'
             )
+        return self.explainer
 
     def explain(self, image: np.ndarray) -> Resemblance:
         """Say what the degradation of ``image`` (as for calling) resembles.
@@ -219,12 +220,11 @@ class Restorer:
         Raises:
             InputError: The checkpoint holds no reference embeddings.
         """
-        self.check_reference()
-        return self.explainer(image)
+        return self.check_reference()(image)
 
     def reason_to_leave_alone(self, image: np.ndarray) -> str | None:
         """Why calling gives ``image`` back as it is, in words; None where it is restored."""
-        return self.explainer(image).reason_to_leave_alone if self.leave_alone else None
+        return self.check_reference()(image).reason_to_leave_alone if self.leave_alone else None
 
     def _embed(self, patch: Tensor) -> Tensor:
         return embed_patch(self.network, patch, self.device)

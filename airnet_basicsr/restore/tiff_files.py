@@ -4,7 +4,7 @@ import io
 import math
 import struct
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -40,13 +40,14 @@ def read_tiff(content: bytes, largest: float) -> tuple[np.ndarray | bytes, int |
         InputError: It holds several pictures, or a layout that is not understood; the message continues a file's name.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        pages = [page for page in file.pages if not int(page.subfiletype or 0) & 5]  # neither a thumbnail nor a mask
-        pages = pages or list(file.pages)[:1]
+        found = [page.aspage() for page in file.pages]
+        pages = [page for page in found if not int(page.subfiletype or 0) & 5]  # neither a thumbnail nor a mask
+        pages = pages or found[:1]
         stack = file.imagej_metadata or {} if file.is_imagej else {}
         count = max(len(pages), int(stack.get('images', 1)))
         if count > 1:
             raise InputError(f'holds {count} pictures (animation or pages): save them one by one')
-        page = pages[0].aspage()
+        page = pages[0]
         left_out = [f'{len(file.pages) - 1} smaller pictures or masks in the same file'] if len(file.pages) > 1 else []
         if page.imagewidth * page.imagelength > largest:
             raise Image.DecompressionBombError
@@ -251,7 +252,8 @@ def encode_tiff(pixels: np.ndarray, metadata: Metadata) -> bytes:
             if len(fields):
                 directories[pointer] = fields
                 extra.append((pointer + 1, 'I', 1, 0, True))
-    for code, key in ((700, 'xmp'), (34377, 'photoshop')):
+    bytewise: tuple[tuple[int, Literal['xmp', 'photoshop']], ...] = ((700, 'xmp'), (34377, 'photoshop'))
+    for code, key in bytewise:
         if key in metadata:
             extra.append((code, 'B', len(metadata[key]), metadata[key], True))
     resolution = metadata.get('dpi') or metadata.get('aspect')
@@ -265,7 +267,7 @@ def encode_tiff(pixels: np.ndarray, metadata: Metadata) -> bytes:
         extrasamples=['unassalpha'] if channels in (2, 4) else None,
         compression='zlib',
         iccprofile=metadata.get('icc_profile'),
-        resolution=tuple(map(float, resolution)) if resolution else None,
+        resolution=(float(resolution[0]), float(resolution[1])) if resolution else None,
         resolutionunit=('INCH' if 'dpi' in metadata else 'NONE') if resolution else None,
         metadata=None,
         software=_software(metadata),
@@ -286,7 +288,7 @@ def _with_directories(content: bytes, directories: dict[int, TiffImagePlugin.Ima
     for pointer, fields in directories.items():
         content += bytes(len(content) % 2)
         with tifffile.TiffFile(io.BytesIO(content)) as file:
-            at = file.pages[0].tags[pointer + 1].offset
+            at = file.pages.first.tags[pointer + 1].offset
         entry = struct.pack('<HHII', pointer, 4, 1, len(content))
         content = content[:at] + entry + content[at + 12 :] + fields.tobytes(len(content))
     return content

@@ -197,7 +197,7 @@ def _automatic(usable: list[str], device: str, dtype: torch.dtype) -> str:
 
 
 # What torch.compiler.assume_constant_result sets, which imports torch._dynamo: as long as torch itself takes.
-_choose._dynamo_marked_constant = True
+vars(_choose).update(_dynamo_marked_constant=True)
 
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ bits vary from run to run), offset and mask, one for the weight's (partial sums,
 """
 
 import itertools
+from typing import Any
 
 import torch
 import triton
@@ -199,7 +200,7 @@ def _weight_kernel(  # noqa: ANN202
     tl.store(grad_weight + row[:, None] * OUTS + o[None, :], total, own[:, None] & (o < OUTS)[None, :])
 
 
-def _settings(x: Tensor, mask: Tensor, outs: int, window: tuple[int, ...]) -> dict:
+def _settings(x: Tensor, mask: Tensor, outs: int, window: tuple[int, ...]) -> dict[str, Any]:
     """The constants that all kernels are compiled for."""
     groups = mask.shape[1] // (window[0] * window[1])
     names = ('KERNEL', 'STRIDE', 'PADDING', 'DILATION')
@@ -222,7 +223,7 @@ class _DeformConv(torch.autograd.Function):
     """x channels-last; offset and mask float32 with any strides; weight (taps * C) x O in x's dtype."""
 
     @staticmethod
-    def forward(ctx, x, offset, mask, weight, window):  # noqa: ANN001, ANN205
+    def forward(ctx: Any, x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, window: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(x, offset, mask, weight)
         ctx.window = window
         (batch, _, height, width), outs = x.shape, weight.shape[1]
@@ -239,7 +240,7 @@ class _DeformConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_out):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, offset, mask, weight = ctx.saved_tensors
         (batch, _, height, width), outs = x.shape, weight.shape[1]
         out_size = tuple(offset.shape[2:])
@@ -269,7 +270,7 @@ class _DeformConv(torch.autograd.Function):
 def forward(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *window: tuple[int, int]) -> Tensor:
     """See :func:`airnet_basicsr.network.ops.modulated_deform_conv2d`, whose checked arguments these are. Products are
     in x's dtype (float32: tf32 if ``torch.backends.cuda.matmul.allow_tf32``), sums and coordinates in float32."""
-    window = (*weight.shape[2:], *itertools.chain(*window))
+    sizes = (*weight.shape[2:], *itertools.chain(*window))
     x = x.contiguous(memory_format=torch.channels_last)
     flat_weight = weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
-    return _DeformConv.apply(x, offset.float(), mask.float(), flat_weight, window)
+    return _DeformConv.apply(x, offset.float(), mask.float(), flat_weight, sizes)
