@@ -1,9 +1,10 @@
 """Makes and checks the datasets that the option files name: see docs/datasets.md."""
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,14 +22,15 @@ from airnet_basicsr.prepare.layouts import (
     recognise,
     recognise_one_of,
 )
-from airnet_basicsr.prepare.workers import take_large_images
+from airnet_basicsr.prepare.workers import Item, Progress, take_large_images
 from airnet_basicsr.prepare.writing import Plan, Written, write
 
 
 def main() -> int:
     """Run the command line; the exit status is 0 if everything is as it should be."""
     # What is found must be said before the work starts, in a pipe or a log file too.
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     take_large_images()
     arguments = _parser().parse_args()
     if arguments.list:
@@ -371,8 +373,8 @@ def _lmdbs(name: str, published: tuple[int | None, ...]) -> list[str]:
     return [f'{name}.lmdb'] if len(published) == 1 else [f'{name}_gt.lmdb', f'{name}_lq.lmdb']
 
 
-def _bar(what: str):  # noqa: ANN202
-    def show(items: Iterable, total: int | None = None) -> Iterator:
+def _bar(what: str) -> Progress:
+    def show(items: Iterable[Item], total: int | None = None) -> Iterable[Item]:
         return tqdm(items, total=total, desc=what, leave=False)
 
     return show

@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.files import walk
 from airnet_basicsr.prepare.images import SUFFIXES, Failure, Image, Job
+from airnet_basicsr.prepare.workers import Progress
 from airnet_basicsr.restore.image_files import read_size
 from airnet_basicsr.restore.stored_images import is_lmdb, key_of
 
@@ -309,7 +310,7 @@ def own_pairs(name: str, gt: Path, lq: Path) -> Found:
     return _found(how, name, (clean, degraded), shared, len(clean) + len(degraded))
 
 
-def make_jobs(found: Found, skip: bool, progress: Iterator) -> tuple[list[Job], list[Failure]]:
+def make_jobs(found: Found, skip: bool, progress: Progress) -> tuple[list[Job], list[Failure]]:
     """Decide what is stored of each file, so that both images of every pair have one size.
 
     Where sizes differ, both are cut around their centres to the height and width that all images of the scene have.
@@ -318,7 +319,7 @@ def make_jobs(found: Found, skip: bool, progress: Iterator) -> tuple[list[Job], 
     Args:
         found: What :func:`recognise` and its like give.
         skip: Leave unusable images out rather than raise.
-        progress: Called as ``progress(list)``: iterates over it and shows how far it is.
+        progress: Shows how far it is.
 
     Returns:
         The jobs, clean images of shared sets first, and what was left out.

@@ -4,7 +4,6 @@ import functools
 import itertools
 import os
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from airnet_basicsr.plugin.data.degradations import add_gaussian_noise
 from airnet_basicsr.plugin.data.synthesis import RESIDE_AIRLIGHTS, RESIDE_BETAS, add_haze, add_rain, estimate_depth
 from airnet_basicsr.prepare.images import Failure, inspect
 from airnet_basicsr.prepare.layouts import Found
-from airnet_basicsr.prepare.workers import ordered
+from airnet_basicsr.prepare.workers import Progress, ordered
 from airnet_basicsr.restore.stored_images import decode
 
 # RESIDE's hazy images are JPEGs; this quality leaves no visible blocks for a network to learn.
@@ -50,7 +49,7 @@ class Recipe(NamedTuple):
     sigma: tuple[float, float]
 
 
-def synthesize(recipe: Recipe, found: Found, out: Path, workers: int, progress: Callable) -> None:
+def synthesize(recipe: Recipe, found: Found, out: Path, workers: int, progress: Progress) -> None:
     """Make degraded images of clean ones.
 
     With haze among ``recipe.what`` the files are named and laid out as in RESIDE OTS (haze/part1/IIII_A_B.jpg with
@@ -62,7 +61,7 @@ def synthesize(recipe: Recipe, found: Found, out: Path, workers: int, progress: 
         found: The clean images.
         out: New or empty folder.
         workers: Number of processes.
-        progress: Called as ``progress(iterable, total)``; shows how far it is.
+        progress: Shows how far it is.
 
     Raises:
         InputError: A damaged image, a missing or misshapen depth map, a folder that is not empty.
@@ -131,10 +130,10 @@ def _read_depth(folder: Path, path: str, size: tuple[int, int]) -> np.ndarray:
         depth = np.load(f'{stem}.npy')
     else:
         file = Path(f'{stem}.png')
-        depth = decode(file.read_bytes(), cv2.IMREAD_UNCHANGED) if file.is_file() else None
-        if depth is None or depth.ndim != 2:
+        levels = decode(file.read_bytes(), cv2.IMREAD_UNCHANGED) if file.is_file() else None
+        if levels is None or levels.ndim != 2:
             raise ValueError(f'there is neither {stem}.npy nor a grey image {stem}.png')
-        depth = depth * (_DEEPEST / np.iinfo(depth.dtype).max)
+        depth = levels * (_DEEPEST / np.iinfo(levels.dtype).max)
     if depth.shape != size or not (depth >= 0).all():
         raise ValueError(f'{stem}.* has shape {depth.shape} where the image has {size}, or negative values')
     return depth.astype(np.float32)
@@ -171,12 +170,13 @@ def export_noisy(source: Path, out: Path, sigmas: tuple[float, ...], spatial: bo
     _new_folders(out, ('gt', *sets))
     written: dict[str, str] = {}
     for folder, dataset in datasets.items():
-        for index, item in enumerate(dataset):
+        for index in range(len(dataset)):
+            item = dataset[index]
             name = f'{dataset.degradation.key(index)}.png'
             if written.setdefault(name, item['gt_path']) != item['gt_path']:
                 raise InputError(f'{written[name]} and {item["gt_path"]} would both be {name}; rename one of them')
-            for kind, into in (('gt', 'gt'), ('lq', folder)):
-                image = np.round(item[kind].numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
+            for into, tensor in (('gt', item['gt']), (folder, item['lq'])):
+                image = np.round(tensor.numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
                 _write(out / into / name, image[..., ::-1])
     print(f'Ready: {", ".join(str(out / folder) for folder in sets)}, {len(written)} images each; clean: {out}/gt')
 

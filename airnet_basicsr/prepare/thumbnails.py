@@ -1,6 +1,5 @@
 """Whether two files show one photograph, by their thumbnails: also if one was compressed, resized or is rainy."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -9,7 +8,7 @@ import numpy as np
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.prepare.layouts import own_files
-from airnet_basicsr.prepare.workers import ordered
+from airnet_basicsr.prepare.workers import Progress, ordered
 from airnet_basicsr.restore.stored_images import decode, is_lmdb, read_lmdb_list
 
 SAME = 0.97
@@ -30,14 +29,14 @@ def likeness(thumbnails: np.ndarray, others: np.ndarray) -> np.ndarray:
     return thumbnails @ others.T / thumbnails.shape[1]
 
 
-def find_leaks(training: list[Path], testing: list[Path], workers: int, progress: Callable) -> list[tuple[str, str]]:
+def find_leaks(training: list[Path], testing: list[Path], workers: int, progress: Progress) -> list[tuple[str, str]]:
     """(test picture, training picture) of each test picture that a training set shows too, turned or mirrored or not.
 
     Args:
         training: Folders or LMDBs.
         testing: Folders or LMDBs.
         workers: Number of processes.
-        progress: Called as ``progress(iterable, total)``; shows how far it is.
+        progress: Shows how far it is.
 
     Raises:
         InputError: A folder without pictures, or a picture that cannot be decoded.

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.prepare.images import Failure, inspect
 from airnet_basicsr.prepare.layouts import Found, own_files
 from airnet_basicsr.prepare.thumbnails import SAME, likeness, thumbnail
-from airnet_basicsr.prepare.workers import ordered
+from airnet_basicsr.prepare.workers import Progress, ordered
 from airnet_basicsr.restore.stored_images import DEPTH_UNIT, decode
 
 RECORD = 'weather.json'
@@ -90,7 +90,7 @@ def depth_of(clean: np.ndarray, hazy: np.ndarray, airlight: float, beta: float) 
 
 
 def prepare_weather(
-    photos: list[Path], rain: Found, haze: Found, out: Path, held: HoldOut, workers: int, progress: Callable
+    photos: list[Path], rain: Found, haze: Found, out: Path, held: HoldOut, workers: int, progress: Progress
 ) -> None:
     """Write what the degradations RainStreaks, Haze and CleanPictures are trained with, as folders of pictures.
 
@@ -108,7 +108,7 @@ def prepare_weather(
         out: New or empty folder, or that of an interrupted run.
         held: What to hold out.
         workers: Number of processes.
-        progress: Called as ``progress(iterable, total)``; shows how far it is.
+        progress: Shows how far it is.
 
     Raises:
         InputError: An unusable picture, names without airlight, two photographs of one name, too few pictures to hold
@@ -175,7 +175,7 @@ def _haze_tasks(haze: Found, held: int) -> Iterator[_Task]:
 
 
 def _photo_tasks(
-    photos: list[Path], held: int, held_out: list[str], workers: int, progress: Callable
+    photos: list[Path], held: int, held_out: list[str], workers: int, progress: Progress
 ) -> tuple[list[_Task], int]:
     """The photographs to take, and how many are left out because a held-out picture shows the same."""
     tasks, candidates = [], []

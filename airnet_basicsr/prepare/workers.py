@@ -5,11 +5,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Protocol, TypeVar
 
 import cv2
 import PIL.Image
@@ -20,13 +20,23 @@ from airnet_basicsr.errors import InputError
 _WINDOW = 4
 
 
-def ordered(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
+Item = TypeVar('Item')
+Made = TypeVar('Made')
+
+
+class Progress(Protocol):
+    """Gives the items (``total`` of them, where they have no length), and shows how far it is."""
+
+    def __call__(self, items: Iterable[Item], total: int | None = None) -> Iterable[Item]: ...
+
+
+def ordered(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Generator[Made, None, None]:
     """``function(item)`` for each item, computed by ``workers`` processes; at most four items for each wait."""
     # Before the fork: a worker does not inherit OpenCV's threads, and would wait for them without end.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     pool = ProcessPoolExecutor(workers, initializer=_start)
-    waiting: deque = deque()
+    waiting: deque[Future[Made]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))

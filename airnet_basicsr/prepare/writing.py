@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import lmdb
 from tqdm import tqdm
@@ -58,12 +58,23 @@ class Written(NamedTuple):
     failures: list[Failure]
 
 
+class _State(TypedDict):
+    """What the record holds: ``done`` jobs, and what :class:`Written` says of them."""
+
+    plan: str
+    description: str
+    done: int
+    meta_bytes: list[int]
+    remarks: dict[str, int]
+    failures: list[list[str]]
+
+
 class _Progress:
     """The record of a plan's progress, in memory and on disk."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.folder = folder
-        self.state = {
+        self.state: _State = {
             'plan': _fingerprint(plan),
             'description': plan.description,
             'done': 0,
@@ -253,8 +264,10 @@ def _write_jobs(plan: Plan, progress: _Progress, skip: bool, workers: int) -> No
     finally:
         bar.close()
         results.close()
-        for opened in (*stores, *metas):
-            opened.close()
+        for store in stores:
+            store.close()
+        for meta in metas:
+            meta.close()
 
 
 def _fingerprint(plan: Plan) -> str:
@@ -265,7 +278,7 @@ def _fingerprint(plan: Plan) -> str:
     return digest.hexdigest()
 
 
-def _record(folder: Path) -> dict:
+def _record(folder: Path) -> _State:
     try:
         return json.loads((folder / RECORD).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
