@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -118,12 +119,12 @@ def build(name: str | None = None) -> ModuleType:
 def _compile(folder: Path) -> ModuleType:
     from torch.utils.cpp_extension import load
 
-    obstacle = _obstacle()
-    if obstacle is not None:
+    obstacle, installed = _obstacle(), _folder()
+    if obstacle is not None or installed is None:
         raise InputError(f"BasicSR's DCNv2 cannot be built: {obstacle}.")
     logger = logging.getLogger('basicsr')
     logger.info("Building BasicSR's DCNv2 for this GPU with nvcc: once, about a minute.")
-    sources = _folder() / 'src'
+    sources = installed / 'src'
     # A process that was killed here left torch's own lock, for which torch would wait without end. Ours is held now.
     (folder / 'lock').unlink(missing_ok=True)
     # A toolkit on the machine may be little more than the compiler: headers and runtime come from the wheels beside
@@ -170,6 +171,7 @@ def _scripts_on_path() -> Iterator[None]:
 def _load(folder: Path) -> ModuleType:
     library = next(path for path in folder.glob(f'{folder.name}.*') if path.suffix in ('.so', '.pyd'))
     spec = importlib.util.spec_from_file_location(folder.name, library)
+    assert spec is not None and spec.loader is not None, 'as its suffix says'
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -247,15 +249,15 @@ def _backward(
 def _(
     grad_out: Tensor, x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, window: list[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tuple(torch.empty_like(t) for t in (x, offset, mask, weight))
+    return torch.empty_like(x), torch.empty_like(offset), torch.empty_like(mask), torch.empty_like(weight)
 
 
-def _setup(ctx, inputs, output) -> None:  # noqa: ANN001
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.window = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _gradients(ctx, grad_out: Tensor) -> tuple:  # noqa: ANN001
+def _gradients(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     return *_backward(grad_out, *ctx.saved_tensors, ctx.window), None
 
 
@@ -273,8 +275,8 @@ def forward(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *window: tu
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
     tensors = (t.to(dtype).contiguous() for t in (x, offset, mask, weight))
-    window = [*weight.shape[2:], *(number for pair in window for number in pair)]
-    return _forward(*tensors, window).to(x.dtype)
+    sizes = [*weight.shape[2:], *(number for pair in window for number in pair)]
+    return _forward(*tensors, sizes).to(x.dtype)
 
 
 def register() -> None:

@@ -21,7 +21,7 @@ from airnet_basicsr.plugin.data_order import Draw, data_order
 
 
 def _ours(function: Callable) -> Callable:
-    function.repaired_by = __name__
+    vars(function).update(repaired_by=__name__)
     return function
 
 
@@ -74,6 +74,7 @@ def _derive_option_files() -> None:
     if _is_ours(train.copy_opt_file):
         return
     plain_yaml, plain_copy = options.ordered_yaml, options.copy_opt_file
+    basicsr_loader: Any
     basicsr_loader, dumper = plain_yaml()
     # To BasicSR's own class: where its train.py imported us, one is in the middle of an option file.
     for tag, constructor in TAGS.items():
@@ -142,10 +143,10 @@ def _check_options() -> None:
         if hasattr(main, f'{program}_pipeline'):
             setattr(main, first, checking(getattr(main, first)))
         else:
-            importlib.import_module(f'basicsr.{program}').parse_options = parse_options
+            vars(importlib.import_module(f'basicsr.{program}')).update(parse_options=parse_options)
 
 
-def _train_module() -> ModuleType:
+def _train_module() -> Any:
     # In BasicSR's own checkout train.py runs as __main__, and imported us while it read its option file.
     main = sys.modules['__main__']
     return main if hasattr(main, 'train_pipeline') else importlib.import_module('basicsr.train')
@@ -159,7 +160,7 @@ def _torchvision_functional_tensor() -> None:
     from torchvision.transforms import functional
 
     module = ModuleType(name)
-    module.rgb_to_grayscale = functional.rgb_to_grayscale
+    vars(module).update(rgb_to_grayscale=functional.rgb_to_grayscale)
     sys.modules[name] = module
 
 

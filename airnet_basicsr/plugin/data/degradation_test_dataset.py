@@ -3,7 +3,7 @@
 import re
 import zlib
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -15,6 +15,16 @@ from airnet_basicsr.plugin.data.degradations import build_degradation, noise_lev
 from airnet_basicsr.plugin.data.multi_degradation_dataset import to_tensor
 from airnet_basicsr.plugin.options import DATASET_KEYS, check_keys, require
 from airnet_basicsr.restore.stored_images import key_of
+
+
+class Sample(TypedDict):
+    """An item, under BasicSR's keys."""
+
+    lq: Tensor
+    gt: Tensor
+    noise_level: float
+    lq_path: str
+    gt_path: str
 
 
 @DATASET_REGISTRY.register()
@@ -61,7 +71,7 @@ class DegradationTestDataset(Dataset):
     def __len__(self) -> int:
         return len(self.degradation)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | str | float]:
+    def __getitem__(self, index: int) -> Sample:
         path = self.degradation.path(index)
         rng = np.random.RandomState(zlib.crc32(f'{self._drawn_by(index)}|{self.drawn_for}'.encode()))
         degradation = self.degradation.settled(rng) if hasattr(self.degradation, 'settled') else self.degradation
@@ -75,7 +85,7 @@ class DegradationTestDataset(Dataset):
         return {
             # Cut when it is degraded: what a pixel gets must not depend on how much is cut.
             'lq': to_tensor(degradation.degrade(source, rng)[window]),
-            'gt': to_tensor(np.float32(clean[window]) / np.float32(255)),
+            'gt': to_tensor(clean[window].astype(np.float32) / np.float32(255)),
             'noise_level': noise_level(degradation),
             'lq_path': path,
             'gt_path': self.degradation.gt_path(index) if hasattr(self.degradation, 'gt_path') else path,

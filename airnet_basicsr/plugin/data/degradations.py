@@ -71,7 +71,7 @@ def add_gaussian_noise(image: np.ndarray, sigma: float | np.ndarray, rng: Any, p
     noisy += image
     if protocol == 'uint8':
         noisy = np.clip(noisy, 0, 255).astype(np.uint8)
-    return np.float32(noisy) / np.float32(255)
+    return noisy.astype(np.float32) / np.float32(255)
 
 
 class CleanImages:
@@ -238,12 +238,13 @@ class PairedImages:
         template = opt.get('filename_tmpl', '{}')
         by_name = {template.format(key): key for key in self.gt.keys}
         taken = _matching(self.lq.keys, opt.get('only', '.*'), where)
-        self.pairs = [(key, self.lq.partners.get(key, by_name.get(key))) for key in taken]
         clean = set(self.gt.keys)
-        alone = [key for key, partner in self.pairs if partner not in clean]
+        found = {key: self.lq.partners.get(key, by_name.get(key)) for key in taken}
+        self.pairs = [(key, partner) for key, partner in found.items() if partner is not None and partner in clean]
+        alone = [key for key, partner in found.items() if partner not in clean]
         if alone:
             raise InputError(
-                f'option {where}: {len(alone)} of the {len(self.pairs)} degraded images have no clean one in '
+                f'option {where}: {len(alone)} of the {len(found)} degraded images have no clean one in '
                 f'{self.gt.root}, the first is {self.lq.describe(alone[0])}. Is filename_tmpl right ({template!r})?'
             )
         unused = len(clean) - len({partner for _, partner in self.pairs})
@@ -288,4 +289,4 @@ class PairedImages:
 
     def degrade(self, image: np.ndarray, rng: Any) -> np.ndarray:
         """float32 in [0, 1]; nothing is drawn."""
-        return np.float32(image) / np.float32(255)
+        return image.astype(np.float32) / np.float32(255)

@@ -102,7 +102,7 @@ class MultiDegradationDataset(Dataset):
             rng = np.random.default_rng((self.seed, epoch, index.position))
         else:
             epoch, turn = 0, index
-            rng = np.random.default_rng(torch.randint(2**63 - 1, ()).item())
+            rng = np.random.default_rng(int(torch.randint(2**63 - 1, ())))
         count = len(self.slots)
         if self.contrastive:
             patches = [self._patches(which, index, epoch, rng) for which in range(count)]
@@ -128,7 +128,7 @@ class MultiDegradationDataset(Dataset):
             mode = int(rng.integers(8))
             patches[lq_name] = to_tensor(degradation.degrade(augment(source[window], mode), rng))
             if gt_name:
-                patches[gt_name] = to_tensor(np.float32(augment(clean[window], mode)) / np.float32(255))
+                patches[gt_name] = to_tensor(augment(clean[window], mode).astype(np.float32) / np.float32(255))
         return patches
 
 

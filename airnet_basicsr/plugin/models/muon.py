@@ -1,7 +1,7 @@
 """Muon for the convolutions of a network, Adam for its other parameters."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,12 @@ class MuonAdam(torch.optim.Adam):
         self.muon = torch.optim.Muon(
             self.flat, weight_decay=self.defaults['weight_decay'], adjust_lr_fn='match_rms_adamw'
         )
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:

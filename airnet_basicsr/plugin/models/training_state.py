@@ -107,6 +107,7 @@ def newest_good_state(states: str, models: str) -> tuple[str, dict[str, Any]] | 
         state = _load(path)
         fault = _fault(path, state, models)
         if fault is None:
+            assert state is not None
             return str(path), state
         # print, not the log: that exists only once training has been resumed.
         print(f'WARNING: {fault}: the checkpoint of iteration {path.stem} is not used.', flush=True)
@@ -157,10 +158,15 @@ def _fault(path: Path, state: dict[str, Any] | None, models: str) -> str | None:
 def random_state() -> dict[str, Any]:
     """The state of every global source of random numbers of this process, as plain tensors, numbers and lists."""
     version, internal, gauss = random.getstate()
-    _, words, position, has_gauss, cached = np.random.get_state()
+    numpy = np.random.get_state(legacy=False)
     return {
         'python': [version, list(internal), gauss],
-        'numpy': [torch.from_numpy(words.astype(np.int64)), position, has_gauss, cached],
+        'numpy': [
+            torch.from_numpy(numpy['state']['key'].astype(np.int64)),
+            numpy['state']['pos'],
+            numpy['has_gauss'],
+            numpy['gauss'],
+        ],
         'torch': torch.get_rng_state(),
         'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
