@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import airnet_basicsr
 from airnet_basicsr.errors import end_in_one_line
@@ -32,7 +33,7 @@ PAPER, MEASURED, HARM, BESIDE, UNDERSTOOD = (
 def write_report(runs: Sequence[Run], out: Path) -> None:
     """Write ``report.md``, ``.tex``, ``.json`` and ``.html`` into the folder ``out``."""
     pictures, notes = choose_pictures(runs)
-    told = [
+    told: list[dict[str, Any]] = [
         {
             'name': run.name,
             'folder': str(run.folder),
@@ -43,7 +44,7 @@ def write_report(runs: Sequence[Run], out: Path) -> None:
         }
         for run in runs
     ]
-    report = {
+    report: dict[str, Any] = {
         'date': datetime.now().astimezone().isoformat(timespec='seconds'),
         'airnet_basicsr': airnet_basicsr.__version__,
         'source': SOURCE,

@@ -139,7 +139,7 @@ def _measured(runs: list[Run]) -> Iterator[str]:
     yield '| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |' + ' ---: |' * len(others)
     for dataset, records in run.images.items():
         before, after = (_figures(run, dataset, which) for which in ('input', 'metrics'))
-        psnr = run.mean(dataset, pair.psnr).value
+        psnr = run.mean(dataset, pair.psnr)
         cells = [dataset, str(len(records)), describe_making(*run.making(dataset)), before]
         gain = run.mean(dataset, pair.psnr, 'gain')
         cells += [
@@ -150,7 +150,7 @@ def _measured(runs: list[Run]) -> Iterator[str]:
         for other in others:
             same_inputs = dataset in other.images and not incomparable(run, other, dataset)
             mean = other.mean(dataset, other.named(run.metrics[pair.psnr])) if same_inputs else None
-            cells.append(f'{psnr - mean.value:+.2f} dB' if mean else '')
+            cells.append(f'{psnr.value - mean.value:+.2f} dB' if psnr and mean else '')
         yield '| ' + ' | '.join(cells) + ' |'
     understood = understand(run.folder)
     if not understood['reason']:

@@ -49,8 +49,8 @@ def photographs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     # True depth, up to its unit, is one over the disparity. Where the scanner saw nothing, its surroundings stand in.
     seen = np.isfinite(disparity) & (disparity > 0)
     nearest = disparity[seen].max()
-    nearness = np.where(seen, 255 * disparity / nearest, 0).astype(np.uint8)
-    nearness = cv2.inpaint(nearness, np.uint8(~seen), 3, cv2.INPAINT_TELEA)
+    known = np.where(seen, 255 * disparity / nearest, 0).astype(np.uint8)
+    nearness = cv2.inpaint(known, (~seen).astype(np.uint8), 3, cv2.INPAINT_TELEA)
     scenes['motorcycle'] = motorcycle, 2 * 255 / np.maximum(nearness, 25)
     return scenes
 
@@ -119,10 +119,11 @@ def report(tests: Mapping[str, Path]) -> Path:
         scores = []
         for item in dataset:
             name = Path(item['lq_path']).stem
-            pictures = clean, *others = [
+            pictures = [
                 *(tensor2img([item[kind]]) for kind in ('gt', 'lq')),
                 *(cv2.imread(str(_restored(opt['name'], dataset_opt['name'], name))) for opt in opts.values()),
             ]
+            clean, *others = pictures
             scores.append([(min(calculate_psnr(x, clean, 0), HIGHEST), calculate_ssim(x, clean, 0)) for x in others])
             if name == shown:
                 captions = [

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -12,10 +12,13 @@ from matplotlib.figure import Figure
 
 from airnet_basicsr.report.runs import Run
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 # Okabe and Ito's colours, which the colour-blind can tell apart; shapes say it once more.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
-STYLE = {
+STYLE: 'dict[RcKeyType, Any]' = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'report',  # the same page for the same results
     'font.family': 'sans-serif',
@@ -38,25 +41,25 @@ def gain_histogram(runs: Sequence[Run], dataset: str) -> Markup | None:
         if run.info.get('model_type') == 'NoRestoration':
             continue  # gains nothing
         metric = run.named(metric_of_all) if metric_of_all else None
-        values = run.values(dataset, metric, 'gain').values() if metric else ()
-        finite = [value for value in values if math.isfinite(value)]
+        values = run.values(dataset, metric, 'gain') if metric else {}
+        finite = [value for value in values.values() if math.isfinite(value)]
         if finite:
             gains[run.name] = finite
     if not gains:
         return None
-    bins = np.histogram_bin_edges(np.concatenate(list(gains.values())), bins='auto')
+    bins = np.histogram_bin_edges(np.concatenate(list(gains.values())), bins='auto').tolist()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.1), layout='constrained')
         axes = figure.add_subplot()
-        for i, (name, values) in enumerate(gains.items()):
+        for i, (name, gained) in enumerate(gains.items()):
             colour = COLOURS[i % len(COLOURS)]
-            axes.hist(values, bins, color=colour, alpha=0.75 if len(gains) == 1 else 0.35, label=name)
+            axes.hist(gained, bins, color=colour, alpha=0.75 if len(gains) == 1 else 0.35, label=name)
             if len(gains) > 1:
-                axes.hist(values, bins, histtype='step', color=colour, linewidth=1.4)
+                axes.hist(gained, bins, histtype='step', color=colour, linewidth=1.4)
         axes.axvline(0, color='#3b4048', linewidth=0.8, linestyle=':')
         axes.set_xlabel('gain in PSNR, dB')
         axes.set_ylabel('images')
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis='y', integer=True)
         if len(gains) > 1:
             axes.legend(fontsize=8)
         return to_svg(figure)
@@ -68,9 +71,10 @@ def embedding_map(understood: dict[str, Any]) -> Markup:
         figure = Figure(figsize=(6.4, 4.4), layout='constrained')
         axes = figure.add_subplot()
         for i, name in enumerate(understood['datasets']):
-            points = [(point['x'], point['y']) for point in understood['points'] if point['dataset'] == name]
+            points = [point for point in understood['points'] if point['dataset'] == name]
+            x, y = ([point[axis] for point in points] for axis in 'xy')
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
-            axes.scatter(*zip(*points, strict=True), s=20, c=colour, marker=marker, alpha=0.8, linewidths=0, label=name)
+            axes.scatter(x, y, s=20, c=colour, marker=marker, alpha=0.8, linewidths=0, label=name)
         axes.set_xticks([])
         axes.set_yticks([])
         for spine in axes.spines.values():

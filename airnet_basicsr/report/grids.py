@@ -70,7 +70,7 @@ def _shown(mean: dict[str, Any] | None, digits: int) -> str:
 
 
 def _interval(mean: dict[str, Any] | None, digits: int) -> str:
-    half = mean and mean.get('interval')
+    half = mean.get('interval') if mean else None
     return GAP if half is None else f'±{number(half, digits)}'
 
 

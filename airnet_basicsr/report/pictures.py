@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,7 +19,6 @@ from basicsr.data import build_dataset
 from basicsr.metrics import calculate_metric
 from basicsr.utils import tensor2img
 from PIL import Image
-from torch.utils.data import Dataset
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.report.runs import Run
@@ -28,6 +27,14 @@ from airnet_basicsr.restore.stored_images import decode
 BYTES = 11_000_000  # of all pictures of a page; in text (base64) they take a third more
 # From what a picture is at best to what always fits: longest side in pixels, JPEG quality.
 SETTINGS = ((1024, 95), (768, 92), (640, 90), (512, 85), (384, 80), (256, 75), (160, 60), (96, 50), (64, 30))
+
+
+class Pairs(Protocol):
+    """What a test reads its pairs of images from."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
 def choose_pictures(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -47,7 +54,7 @@ def choose_pictures(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str
 
 
 def _of_dataset(runs: Sequence[Run], dataset: str) -> tuple[dict[str, Any], list[str]]:
-    entry = {'dataset': dataset, 'chosen_by': None, 'metric': None, 'reason': None, 'choices': []}
+    entry: dict[str, Any] = {'dataset': dataset, 'chosen_by': None, 'metric': None, 'reason': None, 'choices': []}
     keeping = [run for run in runs if run.pairs and (run.folder / 'visualization' / dataset).is_dir()]
     if not keeping:
         names = ', '.join(run.name for run in runs)
@@ -61,12 +68,12 @@ def _of_dataset(runs: Sequence[Run], dataset: str) -> tuple[dict[str, Any], list
     metric = first.pairs[0].psnr
     entry |= {'chosen_by': first.name, 'metric': metric}
     gains = {key: gain for key, gain in first.values(dataset, metric, 'gain').items() if math.isfinite(gain)}
-    ranked = sorted(gains, key=gains.get)
+    ranked = sorted(gains, key=gains.__getitem__)
     if not ranked:
         entry['reason'] = f'No image of {dataset} has a finite gain in PSNR.'
         return entry, []
     places = {'best': -1, 'median': (len(ranked) - 1) // 2, 'worst': 0}
-    chosen = {}  # the ranks of each image: of one or two images one is several
+    chosen: dict[str, list[str]] = {}  # the ranks of each image: of one or two images one is several
     for rank, place in places.items():
         chosen.setdefault(ranked[place], []).append(rank)
     try:
@@ -86,7 +93,7 @@ def _of_dataset(runs: Sequence[Run], dataset: str) -> tuple[dict[str, Any], list
     return entry, notes
 
 
-def _rebuild(run: Run, dataset: str) -> Dataset:
+def _rebuild(run: Run, dataset: str) -> Pairs:
     """The dataset as the test had it. Its noise depends on names and seed only, so the inputs come out the same."""
     opt = next((opt for opt in run.options['datasets'].values() if opt.get('name') == dataset), None)
     if opt is None:
@@ -110,9 +117,9 @@ def _located(value: Any, folder: Path, key: str = '') -> Any:
     return value
 
 
-def _choice(runs: Sequence[Run], dataset: str, key: str, source: Dataset, metric: str) -> dict[str, Any]:
+def _choice(runs: Sequence[Run], dataset: str, key: str, source: Pairs, metric: str) -> dict[str, Any]:
     records = [next((record for record in run.images[dataset] if record['key'] == key), None) for run in runs]
-    record = records[0]
+    record = next(record for record in runs[0].images[dataset] if record['key'] == key)
     item = source[record['index']] if record['index'] < len(source) else None
     if item is None or not _is_the_tested(item, record, metric, runs[0]):
         raise InputError(
@@ -144,7 +151,7 @@ def _choice(runs: Sequence[Run], dataset: str, key: str, source: Dataset, metric
 
 def _is_the_tested(item: dict[str, Any], record: dict[str, Any], metric: str, run: Run) -> bool:
     """Whether input and clean image are the test's: the one by its checksum, both by the metric of the input."""
-    if zlib.crc32(np.ascontiguousarray(item['lq'].float().numpy())) != record['lq_crc32']:
+    if zlib.crc32(np.ascontiguousarray(item['lq'].float().numpy()).data) != record['lq_crc32']:
         return False
     images = {'img': tensor2img([item['lq']]), 'img2': tensor2img([item['gt']])}
     exact = {'float_img': item['lq'][None], 'float_img2': item['gt'][None]}

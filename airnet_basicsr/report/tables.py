@@ -5,7 +5,7 @@ count, left_out, difference}``, of published rows ``{value}``. ``difference`` is
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from airnet_basicsr.errors import InputError
@@ -46,7 +46,7 @@ def _belongs(table: PublishedTable, run: Run) -> bool:
 
 def _check_paper(run: Run) -> None:
     number, row = run.paper.get('table'), run.paper.get('row')
-    known = {None: (), **{table.number: table.rows for table in TABLES.values()}}
+    known: dict[Any, Collection[str]] = {None: (), **{table.number: table.rows for table in TABLES.values()}}
     for key, value, choices in (('table', number, list(known)), ('row', row, list(known.get(number, ())))):
         if value is not None and value not in choices:
             raise InputError(
@@ -68,7 +68,8 @@ def _table(paper: PublishedTable, runs: Sequence[Run]) -> dict[str, Any]:
         }
         for name, row in paper.rows.items()
     ]
-    inputs, measured = [], []
+    inputs: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
     for run in runs:
         compared = run.paper.get('row') if run.paper.get('table') == paper.number else None
         compared = compared or paper.ours
@@ -162,7 +163,7 @@ def _row(
         cells.append({key: plain_mean(mean) for key, mean in means.items()} if any(means.values()) else None)
     if not any(cells):
         return None
-    named = {'kind': 'input', 'label': 'Input, no restoration'}
+    named: dict[str, Any] = {'kind': 'input', 'label': 'Input, no restoration'}
     if which == 'metrics':
         named = {'kind': 'run', 'label': run.name, 'model': run.info.get('model_type')}
     return named | {'protocol': f'{describe_making(*making)}; {pair.protocol}', 'cells': cells, 'average': None}
@@ -170,7 +171,9 @@ def _row(
 
 def plain_mean(mean: Mean | None) -> dict[str, Any] | None:
     """As JSON knows it."""
-    return mean and {
+    if mean is None:
+        return None
+    return {
         'value': mean.value,
         'interval': mean.interval,
         'count': mean.count,
@@ -190,7 +193,7 @@ def plain(value: Any) -> Any:
 
 def _average(cells: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     """Over all columns; a gap in a row leaves its average a gap too."""
-    averages = {}
+    averages: dict[str, dict[str, Any] | None] = {}
     for quantity in QUANTITIES:
         values = [cell[quantity]['value'] if cell and cell[quantity] else math.nan for cell in cells]
         mean = sum(values) / len(values)
@@ -260,7 +263,7 @@ def images_apart(first: Run, second: Run, dataset: str) -> str | None:
     """Which images of a dataset only one of two runs has."""
     checksums = first.checksums(dataset), second.checksums(dataset)
     parts = []
-    for run, mine, others in ((first, *checksums), (second, *reversed(checksums))):
+    for run, mine, others in ((first, checksums[0], checksums[1]), (second, checksums[1], checksums[0])):
         alone = [key for key in mine if key not in others]
         if alone:
             parts.append(f'{len(alone)} only in {run.name} (the first is {alone[0]})')
@@ -306,8 +309,8 @@ def comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
             if dataset not in first.images:
                 continue
             reason = incomparable(first, run, dataset)
-            entry = {'dataset': dataset, 'first': first.name, 'second': run.name, 'refused': reason, 'metrics': []}
-            entry['note'] = None if reason else images_apart(first, run, dataset)
+            entry: dict[str, Any] = {'dataset': dataset, 'first': first.name, 'second': run.name, 'refused': reason}
+            entry |= {'metrics': [], 'note': None if reason else images_apart(first, run, dataset)}
             for name, metric in run.metrics.items():
                 its_name = first.named(metric)
                 if reason or its_name is None:
