@@ -4,6 +4,7 @@ Tests of `restore` need no BasicSR.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,25 @@ def paper_datasets(tmp_path_factory, photos) -> Path:
         write_lmdb(folder / f'{name}_gt.lmdb', clean)
         write_lmdb(folder / f'{name}_lq.lmdb', {key: np.uint8(image * 0.6 + 90) for key, image in clean.items()})
     return root
+
+
+# Without what a browser asks its maker for.
+_BROWSER = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking'
+_BROWSER += ' --disable-component-update --disable-sync'
+
+
+@pytest.fixture(scope='module')
+def browser():
+    """This machine's Chromium, driven by Playwright."""
+    sync_api = pytest.importorskip('playwright.sync_api')
+    programs = filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')))
+    program = next(programs, None)
+    if program is None:
+        pytest.skip('there is no Chromium')
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=_BROWSER.split())
+        yield chromium
+        chromium.close()
 
 
 def run_python(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -22,11 +22,6 @@ from small_models import save, small_network
 from airnet_basicsr.restore.command import main as restore
 
 pytest.importorskip('gradio', reason='needs airnet-basicsr[web]')
-sync_api = pytest.importorskip('playwright.sync_api')
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason='there is no Chromium')
-OPTIONS = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking'
-OPTIONS += ' --disable-component-update --disable-sync'
 PATIENCE = 180  # seconds, for machines with other things to do
 # Runs the command, and writes down what it connects to.
 PROGRAM = """
@@ -73,14 +68,6 @@ def server(tmp_path_factory):
     yield served
     if served.process.poll() is None:
         served.end()
-
-
-@pytest.fixture(scope='module')
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS.split())
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -139,7 +126,6 @@ def album(tmp_path):
     return folder
 
 
-@needs_browser
 @pytest.mark.parametrize('width', [1280, 400])
 def test_dropped_compared_and_downloaded_as_the_command_writes_it(server, visit, album, tmp_path, width):
     page = visit(server.address, width)
@@ -181,7 +167,6 @@ def test_dropped_compared_and_downloaded_as_the_command_writes_it(server, visit,
     assert got.read_bytes() != content
 
 
-@needs_browser
 def test_all_at_once_with_a_broken_one_among_them(server, visit, album, tmp_path):
     (album / 'broken.png').write_bytes((album / 'deep.png').read_bytes()[:900])
     page = visit(server.address)
@@ -196,7 +181,6 @@ def test_all_at_once_with_a_broken_one_among_them(server, visit, album, tmp_path
     assert {name: archive.read(name) for name in archive.namelist()} == {p.name: p.read_bytes() for p in out.iterdir()}
 
 
-@needs_browser
 def test_two_people_take_turns_and_see_their_place(server, visit, album, tmp_path):
     large = np.tile(np.asarray(Image.open(album / 'Grüße (1).jpg')), (4, 4, 1))
     for name in 'abcd':
@@ -219,7 +203,6 @@ def test_two_people_take_turns_and_see_their_place(server, visit, album, tmp_pat
     assert got.read_bytes() == (tmp_path / 'command/deep.png').read_bytes()
 
 
-@needs_browser
 def test_ten_in_a_row_leave_memory_flat(server, visit, album):
     for i in range(10):
         shutil.copy(album / 'Grüße (1).jpg', album / f'{i}.jpg')
@@ -234,7 +217,6 @@ def test_ten_in_a_row_leave_memory_flat(server, visit, album):
     assert used[1] - used[0] < 32 * 2**20
 
 
-@needs_browser
 @pytest.mark.slow
 def test_a_hundred_megapixels(visit, tmp_path):
     model = save(small_network(num_feat=8), tmp_path / 'model.pth')
@@ -255,7 +237,6 @@ def test_a_hundred_megapixels(visit, tmp_path):
     assert Image.open(got).size == (10_000, 10_000)
 
 
-@needs_browser
 def test_the_limit_is_said_and_kept(visit, tmp_path):
     server = Server(tmp_path / 'copies', '--limit', '1')
     try:
@@ -268,7 +249,6 @@ def test_the_limit_is_said_and_kept(visit, tmp_path):
         server.end()
 
 
-@needs_browser
 @pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM])
 def test_the_end_comes_cleanly_in_the_middle_of_a_picture(visit, album, tmp_path, how):
     Image.fromarray(data.astronaut()).save(album / 'large.png')
