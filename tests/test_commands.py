@@ -107,18 +107,3 @@ def test_an_image_that_cannot_be_read_stops_training_with_its_name(paper_dataset
     last = done.stdout.strip().splitlines()[-1]
     assert re.fullmatch(r'Error: image \S+/clean/\w+\.png cannot be decoded: damaged, or not an image', last)
     assert 'Traceback' not in done.stdout
-
-
-def test_unknown_option_keys_of_the_model(paper_datasets, tmp_path):
-    text = (ROOT / 'options/train_airnet_aio.yml').read_text()
-    for right, wrong, message in (
-        ('num_block: 5', 'num_blocks: 5', 'option network_g: unknown key `num_blocks`. Did you mean `num_block`'),
-        ('queue_size: 1280', 'queue_length: 1280', 'option train: unknown key `queue_length`'),
-    ):
-        assert right in text
-        path = tmp_path / 'wrong.yml'
-        path.write_text(text.replace(right, wrong).replace('name: train_airnet_aio', 'name: bad_keys'))
-        done = run_python('-m', 'airnet_basicsr.train', '-opt', path, '--force_yml', *SMALL, cwd=paper_datasets)
-        assert done.returncode == 1
-        assert message in done.stdout.strip().splitlines()[-1]
-        assert 'Traceback' not in done.stdout

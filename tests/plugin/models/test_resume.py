@@ -17,6 +17,7 @@ from conftest import run_python, write_image
 from small_run import write_options as options
 
 from airnet_basicsr.errors import InputError
+from airnet_basicsr.plugin.models.training_state import newest_good_state
 from airnet_basicsr.plugin.options import load_options
 
 
@@ -173,14 +174,23 @@ def damage_delete_state(experiment):
         damage_delete_state,
     ],
 )
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(undisturbed, folder, damage):
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(undisturbed, folder, damage, capsys):
+    experiment = folder / 'experiments/run'
+    shutil.copytree(undisturbed / 'experiments/run', experiment)
+    damage(experiment)
+    path, state = newest_good_state(str(experiment / 'training_states'), str(experiment / 'models'))
+    assert Path(path).name == '28.state' and state['iter'] == 28
+    said = re.search('WARNING: .*35.* the checkpoint of iteration 35 is not used', capsys.readouterr().out)
+    assert bool(said) == (damage is not damage_delete_state)
+
+
+def test_resumed_from_the_checkpoint_before_a_damaged_one_the_result_is_the_same(undisturbed, folder):
     shutil.copytree(undisturbed / 'experiments', folder / 'experiments')
-    damage(folder / 'experiments/run')
+    damage_truncate_network(folder / 'experiments/run')
     done = train(folder, '--auto_resume')
     assert done.returncode == 0, done.stdout[-3000:]
     assert 'Resuming training from epoch: 1, iter: 28' in done.stdout
-    if damage is not damage_delete_state:
-        assert re.search('WARNING: .*35.* the checkpoint of iteration 35 is not used', done.stdout)
+    assert 'the checkpoint of iteration 35 is not used' in done.stdout
     assert_same(final(folder), final(undisturbed))
 
 
