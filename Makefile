@@ -23,8 +23,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 demo: .venv/.installed
 	@$(BIN)/python -m airnet_basicsr.report.demo
 
+# A file is one process's, since its tests share what they have trained. Each process has PyTorch in memory, and tests
+# start programs of their own.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+
 test: .venv/.installed lint docs
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: .venv/.installed
 	@$(BIN)/python -m pytest -m slow

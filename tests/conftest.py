@@ -19,6 +19,10 @@ from skimage import data
 
 # Before PyTorch is imported, as in our own programs.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+# What pytest-xdist started divides the cores, as do the programs that its tests run.
+if 'PYTEST_XDIST_WORKER_COUNT' in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ['PYTEST_XDIST_WORKER_COUNT'])
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, share)))
 # A background shell has it ignored, which programs inherit: none of those that are tested would hear Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if find_spec('torchvision'):
