@@ -80,11 +80,9 @@ class CleanImages:
     Attributes:
         order: Place among the parts of a Composite, as light and camera have them: haze 1, rain 2, snow 3, too little
             light 4, blur 5, noise 6, resizing 7, compression 8; 0 for what cannot be part of one.
-        noise_level: See above; 0 for what adds no Gaussian noise.
     """
 
     order = 0
-    noise_level = 0.0
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
         roots = require(opt, 'dataroot_gt', where)
@@ -95,6 +93,11 @@ class CleanImages:
         self.protocol = opt.get('protocol', 'uint8')
         if self.protocol not in NOISE_PROTOCOLS:
             raise InputError(f'option {where}:protocol: expected `uint8` or `float`, found {self.protocol!r}')
+
+    @property
+    def noise_level(self) -> float:
+        """See above; 0 for what adds no Gaussian noise."""
+        return 0.0
 
     def __len__(self) -> int:
         return self.ends[-1]

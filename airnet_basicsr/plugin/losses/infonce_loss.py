@@ -51,6 +51,7 @@ class InfoNCELoss(nn.Module):
         target = torch.zeros_like(logits)
         target[:, 0] = 1
         if self.positives == 'kind':
+            assert kinds is not None, 'kinds and queue_kinds go with positives: kind'
             target[:, 1:] = kinds[:, None] == queue_kinds
             target = target / target.sum(1, keepdim=True)
         return self.loss_weight * F.cross_entropy(logits, target), logits
