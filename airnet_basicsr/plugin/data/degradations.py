@@ -80,9 +80,11 @@ class CleanImages:
     Attributes:
         order: Place among the parts of a Composite, as light and camera have them: haze 1, rain 2, snow 3, too little
             light 4, blur 5, noise 6, resizing 7, compression 8; 0 for what cannot be part of one.
+        noise_level: See above; 0 for what adds no Gaussian noise.
     """
 
     order = 0
+    noise_level = 0.0
 
     def __init__(self, opt: Mapping[str, Any], where: str) -> None:
         roots = require(opt, 'dataroot_gt', where)
@@ -93,11 +95,6 @@ class CleanImages:
         self.protocol = opt.get('protocol', 'uint8')
         if self.protocol not in NOISE_PROTOCOLS:
             raise InputError(f'option {where}:protocol: expected `uint8` or `float`, found {self.protocol!r}')
-
-    @property
-    def noise_level(self) -> float:
-        """See above; 0 for what adds no Gaussian noise."""
-        return 0.0
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -159,6 +156,7 @@ class GaussianNoise(CleanImages):
                 raise InputError(f'option {where}:sigma: expected [from, to], both 0 to 255, found {self.sigma!r}')
         elif not _is_sigma(self.sigma):
             raise InputError(f'option {where}:sigma: expected a number from 0 to 255, found {self.sigma!r}')
+        self.noise_level = math.nan if isinstance(self.sigma, list) else self.sigma
         self.parameters = {'sigma': self.sigma}
 
     def settled(self, rng: Any) -> 'GaussianNoise':
@@ -166,13 +164,8 @@ class GaussianNoise(CleanImages):
         if not isinstance(self.sigma, list):
             return self
         settled = copy.copy(self)
-        settled.sigma = rng.uniform(*self.sigma)
+        settled.sigma = settled.noise_level = rng.uniform(*self.sigma)
         return settled
-
-    @property
-    def noise_level(self) -> float:
-        """The sigma."""
-        return self.sigma
 
     def degrade(self, image: np.ndarray, rng: Any) -> np.ndarray:
         """The degraded image, float32, for (a part of) the second image of :meth:`load`."""
