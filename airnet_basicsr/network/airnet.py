@@ -363,5 +363,7 @@ def overlap_of(network: AirNet) -> int:
     """Pixels that neighbouring tiles share: more where the network looks further, as its resting offsets tell."""
     deformable = (module for module in network.modules() if isinstance(module, GuidedDeformConv))
     distance = sum(float(module.conv_offset_mask.bias[:18].detach().abs().max()) for module in deformable)
+    if not math.isfinite(distance):  # damaged: what it gives is checked where it is used
+        return network.unshuffle * OVERLAP
     # Five times as many, measured on a network of 32 features; what is flat and bright is judged from far around it.
     return network.unshuffle * (OVERLAP + 10 * math.ceil(distance / 2))

@@ -226,6 +226,14 @@ def repacked(content: bytes, **changes: bytes | None) -> bytes:
     return file.getvalue()
 
 
+def other_pickle(draw: random.Random, sound: bytes) -> bytes:
+    """The archive with other bytes in its description of the tensors, and checksums that fit them."""
+    with zipfile.ZipFile(io.BytesIO(sound)) as archive:
+        pickled = archive.read(next(name for name in archive.namelist() if name.endswith('data.pkl')))
+    changes = {'version': None} if draw.random() < 0.5 else {}
+    return repacked(sound, data_pkl=change_bytes(draw, pickled), **changes)
+
+
 def other_file(draw: random.Random, sound: bytes) -> bytes:
     """What is no checkpoint at all."""
     module = torch.nn.Linear(3, 2)
@@ -234,8 +242,6 @@ def other_file(draw: random.Random, sound: bytes) -> bytes:
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode='w') as archive:
         archive.addfile(tarfile.TarInfo('All.pth'))
-    with zipfile.ZipFile(io.BytesIO(sound)) as archive:
-        pickled = archive.read(next(name for name in archive.namelist() if name.endswith('data.pkl')))
     import safetensors.torch
 
     options = [
@@ -253,8 +259,6 @@ def other_file(draw: random.Random, sound: bytes) -> bytes:
         lambda: zipped(archive__data=b'x'),
         lambda: zipped(**{'archive__data.pkl': pickle.dumps(draw.choice(ODD_VALUES)), 'archive__version': b'3'}),
         lambda: zipped(**{'archive__data.pkl': draw.randbytes(50), 'archive__version': b'3'}),
-        lambda: repacked(sound, data_pkl=change_bytes(draw, pickled)),
-        lambda: repacked(sound, data_pkl=change_bytes(draw, pickled), version=None),
         lambda: repacked(sound, byteorder=b'middle'),
         lambda: saved(module),
         lambda: saved({'params': module}),
@@ -283,15 +287,18 @@ def mutant(draw: random.Random, bases: Bases, path: Path) -> tuple[str, str | No
     The second is None where a change may have made another network of it.
     """
     name, content = draw.choice(bases.contents)
-    kind = draw.choice(['bytes', 'bytes', 'structure', 'structure', 'structure', 'harmless', 'other'])
+    kind = draw.choice(['bytes', 'bytes', 'structure', 'structure', 'structure', 'harmless', 'other', 'pickle'])
     if kind == 'structure':
         content = change_structure(draw, content)
         name = None
     elif kind == 'harmless':
         content = harmless(draw, content)
+    if kind == 'pickle':
+        path.write_bytes(other_pickle(draw, saved(content)))
+        return kind, None
     if kind == 'other':
         path.write_bytes(other_file(draw, saved(content)))
-        return 'other', ''
+        return kind, None
     as_safetensors = kind == 'bytes' and 'params' in content and draw.random() < 0.4
     legacy = draw.random() < 0.15
     if as_safetensors:
@@ -374,7 +381,7 @@ def pretrain(path: str) -> np.ndarray | None:
     options = next((o for o in ({'num_feat': 8}, OPTIONS) if fits(state, o)), OPTIONS)
     net = AirNet(**{'num_group': 1, 'num_block': 1, **options}).eval()
     model = object.__new__(RestorationModel)
-    model.opt = {'dist': False}
+    model.opt, model.is_train = {'dist': False}, True
     model.load_network(net, path, True, 'params_ema')
     return restored_by(net)
 

@@ -145,3 +145,12 @@ def test_a_model_is_not_written_over_itself(small, words, monkeypatch):
     with pytest.raises(InputError, match='is the model itself'):
         model_files.main([*words, str(small), '-o', 'small.pth'])
     assert small.read_bytes() == before
+
+
+@pytest.mark.parametrize('value', [float('inf'), float('nan')])
+def test_offsets_that_are_no_numbers_are_told(tmp_path, value):
+    net = small_network()
+    torch.nn.init.constant_(net.restorer.groups[0].blocks[0].dgm1.dcn.conv_offset_mask.bias, value)
+    path = save(net, tmp_path / 'x.pth')
+    assert '1 tensors hold values that are no numbers' in '\n'.join(model_files.info(str(path)))
+    assert Restorer(path).traits.overlap > 0
