@@ -1,6 +1,7 @@
 """Each degradation against its definition; composites; what is drawn depends on seed, epoch and place alone."""
 
 import io
+import itertools
 import sys
 
 import cv2
@@ -16,7 +17,7 @@ from conftest import write_image
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin import sheet
 from airnet_basicsr.plugin.data import camera
-from airnet_basicsr.plugin.data.degradations import build_degradation
+from airnet_basicsr.plugin.data.degradations import DEGRADATION_REGISTRY, build_degradation
 from airnet_basicsr.plugin.data_order import Draw
 
 WHERE = 'datasets:train:degradations:x'
@@ -256,3 +257,10 @@ def test_a_sheet_shows_what_a_training_sees(root, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['sheet', '-opt', str(tmp_path / 'train.yml'), '--count', '0'])
     with pytest.raises(InputError, match='--count'):
         sheet.main()
+
+
+def test_parts_come_in_the_order_in_which_light_and_camera_make_them():
+    order = ['Haze', 'RainStreaks', 'Snow', 'LowLight', 'Blur', 'GaussianNoise', 'Resizing', 'Compression']
+    places = [DEGRADATION_REGISTRY.get(kind).order for kind in order]
+    assert places[0] > 0 and all(before < after for before, after in itertools.pairwise(places))
+    assert DEGRADATION_REGISTRY.get('CameraNoise').order == DEGRADATION_REGISTRY.get('GaussianNoise').order
