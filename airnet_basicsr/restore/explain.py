@@ -31,7 +31,8 @@ class Resemblance(NamedTuple):
     probabilities: dict[str, float]
     """Probability of every kind of the reference, by its name there."""
     strangeness: float
-    """Distance from the nearest kind; at most 1 for 99 of 100 patches of the reference."""
+    """Distance from the nearest kind, or from between two levels of noise; at most 1 for 99 of 100 patches of the
+    reference."""
 
     @property
     def reason_to_leave_alone(self) -> str | None:
@@ -100,7 +101,8 @@ class Explainer:
         embeddings = torch.stack([self.embed(patch) for patch in _patches(image, self.side)]).double()
         if not embeddings.isfinite().all():
             raise InputError('the encoder gave values that are no numbers: the training that made the model went wrong')
-        distances = torch.cdist(embeddings @ self.projection, self.means)
+        points = embeddings @ self.projection
+        distances = torch.cdist(points, self.means)
         shares = (-(distances**2) / 2).softmax(1).mean(0).tolist()
         probabilities = dict(zip(self.names, shares, strict=True))
         noise = sum(probabilities[name] for name in self.sigmas)
@@ -109,8 +111,20 @@ class Explainer:
         level = None
         if kind == 'noise':
             level = sum(probabilities[name] * sigma for name, sigma in self.sigmas.items()) / noise
-        strangeness = float(distances.amin(1).mean()) / self.reach
+        strangeness = float(self._distances(points).mean()) / self.reach
         return Resemblance(kind, confidence, level, probabilities, strangeness)
+
+    def _distances(self, points: Tensor) -> Tensor:
+        """Of each of N points from the nearest kind, or from between two neighbouring levels of noise."""
+        # Least noise first; a clean picture has none.
+        levels = sorted(self.sigmas, key=self.sigmas.__getitem__)
+        line = self.means[[self.names.index(name) for name in ([CLEAN] if CLEAN in self.names else []) + levels]]
+        starts, ends = line[:-1], line[1:]
+        along = ends - starts
+        share = ((points[:, None] - starts) * along).sum(2) / along.square().sum(1).clamp_min(1e-12)
+        between = starts + share.clamp(0, 1)[..., None] * along
+        to_lines = (points[:, None] - between).norm(dim=2)
+        return torch.cat((torch.cdist(points, self.means), to_lines), 1).amin(1)
 
 
 def _patches(image: np.ndarray, side: int) -> Iterator[Tensor]:

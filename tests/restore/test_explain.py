@@ -20,6 +20,7 @@ def groups():
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(12, 12, generator=generator)
     centres = torch.randn(len(KINDS), 12, generator=generator) * 2
+    centres[KINDS.index('noise_50')] *= 5
     return {
         name: centre @ mixing + torch.randn(600, 12, generator=generator) @ mixing
         for name, centre in zip(KINDS, centres, strict=True)
@@ -74,6 +75,8 @@ def test_clean_and_strange_pictures_are_left_alone(groups):
 
     assert 'clean' in reason(groups['clean'].mean(0))
     assert reason(groups['rain'].mean(0)) is None
+    # Noise of a level between those of the reference is no stranger, however far apart they lie.
+    assert reason(0.4 * groups['noise_15'].mean(0) + 0.6 * groups['noise_50'].mean(0)) is None
     assert 'nothing' in reason(groups['rain'].mean(0) + 100 * (groups['rain'].mean(0) - groups['clean'].mean(0)))
 
 
