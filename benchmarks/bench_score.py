@@ -21,6 +21,7 @@ SIDE = 500
 BASICSR = """
 import sys, cv2
 from pathlib import Path
+import airnet_basicsr.plugin  # repairs BasicSR, which newer torchvision breaks
 from basicsr.metrics import calculate_psnr, calculate_ssim
 for path in sorted(Path(sys.argv[1]).iterdir()):
     pair = [cv2.imread(str(folder / path.name)) for folder in (path.parent, Path(sys.argv[2]))]

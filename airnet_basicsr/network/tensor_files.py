@@ -183,7 +183,8 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Tensor], di
     if checksum is not None and checksum != _checksum(tensors):
         raise InputError(f'checkpoint {path} is damaged: its tensors are not those that were written; get it again')
     metadata.pop(_FORMAT, None)
-    return tensors, metadata
+    # The library writes and reads names in an order that differs from time to time.
+    return dict(sorted(tensors.items())), dict(sorted(metadata.items()))
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -134,9 +134,9 @@ def test_a_baseline_is_trained_as_airnet_is_after_its_warm_up():
 def test_a_rival_is_trained_one_by_one_with_one_line_more(tmp_path):
     """The lines of docs/rivals.md."""
     text = (ROOT / 'docs/rivals.md').read_text()
-    lines = re.findall(r'^    (datasets: .*}) *# (\w+)$', text, re.MULTILINE)
-    kept = {kind: list(rival_alone(tmp_path, line)['datasets']['train']['degradations']) for line, kind in lines}
-    assert kept == {'rain': ['rain'], 'haze': ['haze'], 'noise': ['noise15', 'noise25', 'noise50']}
+    lines = re.findall(r'^(?:# )?(datasets: .*})$', text, re.MULTILINE)
+    kept = [list(rival_alone(tmp_path, line)['datasets']['train']['degradations']) for line in lines]
+    assert kept == [['rain'], ['haze'], ['noise15', 'noise25', 'noise50']]
 
 
 def rival_alone(folder, line):

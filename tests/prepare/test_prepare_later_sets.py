@@ -83,5 +83,5 @@ def test_test_pictures_that_a_training_set_shows_are_named(
         assert run(monkeypatch, 'leaks', '--train', tmp_path / 'train', '--test', tmp_path / test, '--workers', 1) == 1
         said = capsys.readouterr().out
         assert '2 of the test pictures' in said and 'other' not in said
-        assert [line.split('shows')[1].split('/')[-1] for line in said.splitlines()[:2]] == ['1.png does', '2.png does']
+        assert [line.split(' as ')[1].split('/')[-1] for line in said.splitlines()[:2]] == ['1.png', '2.png']
     assert run(monkeypatch, 'leaks', '--train', tmp_path / 'train', '--test', tmp_path / 'train', '--workers', 1) == 1

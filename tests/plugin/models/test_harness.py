@@ -444,9 +444,9 @@ def test_ffdnet_is_told_the_noise_of_each_picture_in_training_and_validation(tmp
     assert (told[1::2] - 70).abs().max() < 1e-4  # pairs say nothing: the network's own
 
     maps.clear()
-    tested = build_dataset({**opt['datasets']['val'], 'phase': 'val'})
     for level in (10, 40):
-        tested.degradation.sigma = level
+        degradation = {**opt['datasets']['val']['degradation'], 'sigma': level}
+        tested = build_dataset({**opt['datasets']['val'], 'degradation': degradation, 'phase': 'val'})
         model.feed_data(default_collate([tested[0]]))
         model.test()
     assert [float(255 * each.mean()) for each in maps] == pytest.approx([10, 40])
