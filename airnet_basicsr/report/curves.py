@@ -57,13 +57,13 @@ def read_curves(folder: Path) -> Curves:
     return Curves(folder.name, validation, float(np.median(speeds)) * points[-1].step)
 
 
-def draw_curves(trainings: list[Curves], metric: str) -> str:
+def draw_curves(runs: list[Curves], metric: str) -> str:
     """An SVG with a panel for each validation set: ``metric`` by iteration, a line for each training.
 
     Raises:
         InputError: No training was validated by that metric.
     """
-    keys = dict.fromkeys(key for training in trainings for key in training.validation)
+    keys = dict.fromkeys(key for training in runs for key in training.validation)
     datasets = [name for name, found in keys if found == metric]
     if not datasets:
         known = ', '.join(sorted({found for _, found in keys}))
@@ -72,7 +72,7 @@ def draw_curves(trainings: list[Curves], metric: str) -> str:
         figure = Figure(figsize=(max(2.9 * len(datasets), 5), 3), layout='constrained')
         for number, dataset in enumerate(datasets):
             axes = figure.add_subplot(1, len(datasets), number + 1)
-            for i, training in enumerate(trainings):
+            for i, training in enumerate(runs):
                 points = training.validation.get((dataset, metric), [])
                 axes.plot(
                     *zip(*points, strict=True),
@@ -85,7 +85,7 @@ def draw_curves(trainings: list[Curves], metric: str) -> str:
             axes.set_xlabel('iteration')
             if number == 0:
                 axes.set_ylabel(metric.upper())
-        if len(trainings) > 1:
+        if len(runs) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=2)
         return to_svg(figure)
 
@@ -94,12 +94,12 @@ def main() -> None:
     """Draw the training runs that the command line names."""
     end_in_one_line()
     parser = argparse.ArgumentParser(prog='python -m airnet_basicsr.report.curves', description=__doc__)
-    parser.add_argument('trainings', nargs='+', metavar='tb_logger/NAME', type=Path)
+    parser.add_argument('runs', nargs='+', metavar='tb_logger/NAME', type=Path)
     parser.add_argument('--metric', default='psnr')
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE.svg')
     arguments = parser.parse_args()
-    trainings = [read_curves(folder) for folder in arguments.trainings]
-    write_whole(arguments.output, draw_curves(trainings, arguments.metric))
+    runs = [read_curves(folder) for folder in arguments.runs]
+    write_whole(arguments.output, draw_curves(runs, arguments.metric))
     print(f'Written: {arguments.output}')
 
 

@@ -43,6 +43,17 @@ def network(folder, name):
     return torch.load(folder / f'experiments/{name}/models/net_g_latest.pth', weights_only=True)['params']
 
 
+def assert_resumes_to(after, folder):
+    """The second half of the run, done again from its training state, gives the same network."""
+    experiment = folder / 'experiments/finish'
+    for part in ('models/net_g_latest.pth', 'models/net_g_14.pth', 'training_states/14.state'):
+        (experiment / part).unlink()
+    done = train(folder, 'finish.yml', '--auto_resume')
+    assert done.returncode == 0 and 'iter: 7' in done.stdout, done.stdout[-3000:]
+    again = network(folder, 'finish')
+    assert all(torch.equal(after[name], again[name]) for name in after)
+
+
 def test_a_frozen_encoder_stays_as_it_was_and_a_resumed_run_ends_alike(folder):
     done = train(folder, 'run.yml')
     assert done.returncode == 0, done.stdout[-3000:]
@@ -53,13 +64,7 @@ def test_a_frozen_encoder_stays_as_it_was_and_a_resumed_run_ends_alike(folder):
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith('encoder.')}  # BatchNorm statistics too
 
-    experiment = folder / 'experiments/finish'
-    for part in ('models/net_g_latest.pth', 'models/net_g_14.pth', 'training_states/14.state'):
-        (experiment / part).unlink()
-    done = train(folder, 'finish.yml', '--auto_resume')
-    assert done.returncode == 0 and 'iter: 7' in done.stdout, done.stdout[-3000:]
-    again = network(folder, 'finish')
-    assert all(torch.equal(after[name], again[name]) for name in after)
+    assert_resumes_to(after, folder)
 
 
 def test_what_the_restorer_does_not_see_can_be_trained_alone(folder):
@@ -73,13 +78,7 @@ def test_what_the_restorer_does_not_see_can_be_trained_alone(folder):
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if name.startswith(('encoder.blocks.0.', 'restorer.'))}
 
-    experiment = folder / 'experiments/finish'
-    for part in ('models/net_g_latest.pth', 'models/net_g_14.pth', 'training_states/14.state'):
-        (experiment / part).unlink()
-    done = train(folder, 'finish.yml', '--auto_resume')
-    assert done.returncode == 0 and 'iter: 7' in done.stdout, done.stdout[-3000:]
-    again = network(folder, 'finish')
-    assert all(torch.equal(after[name], again[name]) for name in after)
+    assert_resumes_to(after, folder)
 
 
 @pytest.mark.parametrize(
