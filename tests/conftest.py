@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from reference_data import prepare, write_sources
 from skimage import data
 
@@ -44,6 +45,15 @@ def write_lmdb(path: Path, images: dict[str, np.ndarray]) -> Path:
         maker.put(content, key, rgb.shape)
     maker.close()
     return path
+
+
+LARGEST = Image.MAX_IMAGE_PIXELS
+
+
+@pytest.fixture(autouse=True)
+def guarded(monkeypatch):
+    """Pillow's guard against large images, which preparation switches off for its process: here, that of other tests."""
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', LARGEST)
 
 
 @pytest.fixture(scope='session')
