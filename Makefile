@@ -3,7 +3,8 @@
 # make docs   the documents and the API as a site, in build/docs; warnings are errors
 # make bench  speed and memory against the plain build, on this machine
 # make reference PHOTOS='FOLDER FOLDER' RAIN=FOLDER HAZE=FOLDER KODAK=FOLDER  the network that ships, trained, tested and
-#             compared with CBM3D: hours on two cores (make reference-ablations: what its parts contribute, another hour)
+#             compared with CBM3D: hours on two cores, and minutes on a GPU (make reference-ablations: what its parts contribute,
+#             another hour)
 # All create .venv first, where it is missing. PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -46,20 +47,22 @@ bench: .venv/.installed
 
 ABLATIONS := full wo_contrast wo_dcn wo_sft
 # Each starts from the weights of the one before.
-PARTS := train_reference train_reference_2 train_reference_3
+CPU_PARTS := train_reference train_reference_2 train_reference_3
+PARTS := $(CPU_PARTS) train_reference_4
 LAST := experiments/$(lastword $(PARTS))
 # What ships is written anew. A trial run gives others, and changes to the option files in FORCE.
 SHIPPED := airnet_basicsr/weights/airnet_small.safetensors
 CARD := airnet_basicsr/weights/README.md
 FORCE :=
-COUNT := 400
+COUNT := 300
 DATA = PYTHON=$(BIN)/python sh datasets_prep/reference.sh '$(PHOTOS)' '$(RAIN)' '$(HAZE)' '$(KODAK)'
 
 reference: .venv/.installed
 	@$(DATA)
-	@set -e; for part in $(PARTS); do \
+	@set -e; for part in $(CPU_PARTS); do \
 		$(BIN)/torchrun --standalone --nproc_per_node=2 basicsr/train.py -opt options/reference/$$part.yml --launcher pytorch --auto_resume $(FORCE); \
 	done
+	@$(BIN)/python basicsr/train.py -opt options/reference/train_reference_4.yml --auto_resume $(FORCE)
 	@$(BIN)/airnet model reference $(LAST)/models/net_g_latest.pth -opt options/reference/explained.yml --count $(COUNT) -o $(LAST)/explaining.pth
 	@$(BIN)/airnet model slim $(LAST)/explaining.pth -o $(SHIPPED)
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference.yml --force_yml path:pretrain_network_g=$(SHIPPED)

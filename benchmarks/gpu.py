@@ -156,11 +156,9 @@ def backends() -> int:
     if not TINY:
         sizes['batch 40'] = (40, 128, 128)
 
-    def output_and_gradients(tensors: list[torch.Tensor], backend: str) -> list[torch.Tensor]:
+    def output_and_gradients(tensors: list[torch.Tensor], seen: torch.Tensor, backend: str) -> list[torch.Tensor]:
         out = modulated_deform_conv2d(*tensors, padding=1, backend=backend)
-        rng = torch.Generator().manual_seed(1)
-        seen = torch.randn(out.shape, generator=rng).to(DEVICE, out.dtype)
-        return [out.detach(), *torch.autograd.grad(out, tensors, seen)]
+        return [out.detach(), *torch.autograd.grad(out, tensors, seen.to(out.dtype))]
 
     def measure(size: tuple[int, ...], backend: str, dtype: torch.dtype, channels_last: bool) -> dict[str, Any]:
         own = operator_arguments(size, channels)
@@ -170,7 +168,12 @@ def backends() -> int:
         # Exact: torchvision's operator in float64, image by image, on the first two.
         exact = [tensor.detach()[: 2 if i < 3 else None].double().requires_grad_() for i, tensor in enumerate(own)]
         few = [tensor.detach()[: 2 if i < 3 else None].requires_grad_() for i, tensor in enumerate(own)]
-        expected, actual = output_and_gradients(exact, 'torchvision'), output_and_gradients(few, backend)
+        rng = torch.Generator().manual_seed(1)
+        seen = torch.randn(own[0].shape, generator=rng).to(DEVICE)  # the operator keeps size and channels
+        expected, actual = (
+            output_and_gradients(tensors, seen[:2], which)
+            for tensors, which in ((exact, 'torchvision'), (few, backend))
+        )
         errors = [float((a.double() - e).norm() / e.norm()) for a, e in zip(actual, expected, strict=True)]
         del expected, actual, exact, few
 
@@ -180,8 +183,8 @@ def backends() -> int:
 
         return {
             'forward_s': seconds(forward),
-            'with_backward_s': seconds(partial(output_and_gradients, own, backend)),
-            'MiB': memory_of(partial(output_and_gradients, own, backend)),
+            'with_backward_s': seconds(partial(output_and_gradients, own, seen, backend)),
+            'MiB': memory_of(partial(output_and_gradients, own, seen, backend)),
             'error': dict(zip(('out', 'x', 'offset', 'mask', 'weight'), errors, strict=True)),
         }
 

@@ -15,7 +15,7 @@ CLEAN = 'clean'
 _SHRINKAGE = 0.05  # of the covariance, towards its diagonal
 # A picture is left alone where it is clean with this probability at least, or its features lie this many times as far
 # from every kind as all but one in a hundred patches of the reference. Chosen on validation pictures: docs/results.md.
-SURELY_CLEAN = 0.5
+SURELY_CLEAN = 0.6
 UNKNOWN = 2.0
 
 
@@ -108,23 +108,24 @@ class Explainer:
         noise = sum(probabilities[name] for name in self.sigmas)
         others = {name: share for name, share in probabilities.items() if name not in self.sigmas}
         kind, confidence = max([*others.items(), ('noise', noise)], key=lambda item: item[1])
-        level = None
-        if kind == 'noise':
-            level = sum(probabilities[name] * sigma for name, sigma in self.sigmas.items()) / noise
-        strangeness = float(self._distances(points).mean()) / self.reach
+        to_lines, levels = self._noise(points)
+        level = float(levels.gather(1, to_lines.argmin(1, keepdim=True)).mean()) if kind == 'noise' else None
+        strangeness = float(torch.cat((distances, to_lines), 1).amin(1).mean()) / self.reach
         return Resemblance(kind, confidence, level, probabilities, strangeness)
 
-    def _distances(self, points: Tensor) -> Tensor:
-        """Of each of N points from the nearest kind, or from between two neighbouring levels of noise."""
+    def _noise(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each of N points the distances from between two neighbouring levels of noise, and the level there."""
         # Least noise first; a clean picture has none.
-        levels = sorted(self.sigmas, key=self.sigmas.__getitem__)
-        line = self.means[[self.names.index(name) for name in ([CLEAN] if CLEAN in self.names else []) + levels]]
-        starts, ends = line[:-1], line[1:]
-        along = ends - starts
+        sigmas = ({CLEAN: 0.0} if CLEAN in self.names else {}) | self.sigmas
+        names = sorted(sigmas, key=sigmas.__getitem__)
+        names += names if len(names) == 1 else []  # a line all the same
+        line = self.means[[self.names.index(name) for name in names]]
+        levels = torch.tensor([sigmas[name] for name in names], dtype=torch.double)
+        starts, along = line[:-1], line.diff(dim=0)
         share = ((points[:, None] - starts) * along).sum(2) / along.square().sum(1).clamp_min(1e-12)
-        between = starts + share.clamp(0, 1)[..., None] * along
-        to_lines = (points[:, None] - between).norm(dim=2)
-        return torch.cat((torch.cdist(points, self.means), to_lines), 1).amin(1)
+        share = share.clamp(0, 1)
+        between = starts + share[..., None] * along
+        return (points[:, None] - between).norm(dim=2), levels[:-1] + share * levels.diff()
 
 
 def _patches(image: np.ndarray, side: int) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""On a GPU: that what runs there is what runs on a CPU. None of it has run where no GPU was."""
+"""On a GPU: that what runs there is what runs on a CPU."""
 
 from copy import deepcopy
 
@@ -42,7 +42,7 @@ def gradient(opt, gpus, **compute):
     model = build_model(opt)
     model.feed_data(batch())
     model.optimize_parameters(1)
-    assert model.skipped == 0
+    assert model.steps.skipped == 0
     return torch.cat([parameter.grad.flatten().cpu() for parameter in model.net_g.parameters()])
 
 
