@@ -52,7 +52,7 @@ LARGEST = Image.MAX_IMAGE_PIXELS
 
 @pytest.fixture(autouse=True)
 def guarded(monkeypatch):
-    """Pillow's guard against large images, which preparation switches off for its process: here, that of other tests."""
+    """Pillow's guard against large images, which preparation switches off for its process: that of other tests, too."""
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', LARGEST)
 
 

@@ -54,12 +54,16 @@ def _training(experiment: Path) -> Iterator[str]:
         logs = [path.read_text(encoding='utf-8') for path in sorted(experiment.glob('train_*.log'))]
     except (OSError, ValueError) as error:
         raise InputError(f'{experiment} must hold the option file and logs of one training: {error}') from error
-    curves = read_curves(experiment.parent.parent / 'tb_logger' / experiment.name)
-    yield from (f'- {fact}' for fact in _facts(read_options(options_file), curves, '\n'.join(logs)))
-    yield from ('', '### Learning curve', '', *_learning_curve(curves))
+    opt = read_options(options_file)
+    # A run may have gone without TensorBoard, and then has no curve.
+    logged = opt['logger'].get('use_tb_logger')
+    curves = read_curves(experiment.parent.parent / 'tb_logger' / experiment.name) if logged else None
+    yield from (f'- {fact}' for fact in _facts(opt, curves, '\n'.join(logs)))
+    if curves:
+        yield from ('', '### Learning curve', '', *_learning_curve(curves))
 
 
-def _facts(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
+def _facts(opt: dict[str, Any], curves: Curves | None, log: str) -> Iterator[str]:
     data, train = opt['datasets']['train'], opt['train']
     processes = int(next(reversed(_told(log, r'^\s*world_size: (\d+)')), 1))
     weights = sum(degradation.get('weight', 1) for degradation in data['degradations'].values())
@@ -81,7 +85,8 @@ def _facts(opt: dict[str, Any], curves: Curves, log: str) -> Iterator[str]:
         if key in train and key != unused:
             yield f'{key}: {_words(train[key])}'
     yield f'precision of the restorer: {train.get("amp") or "float32"}; seed {opt["manual_seed"]}'
-    yield f'time: {datetime.timedelta(seconds=round(curves.seconds))} by the clock, validations not included'
+    if curves:
+        yield f'time: {datetime.timedelta(seconds=round(curves.seconds))} by the clock, validations not included'
     # As the training's log has it: the card may be written elsewhere and later.
     machines = _told(log, r'Hardware: (.+)$') or ['not told in the log']
     versions = _told(log, r'^\s*PyTorch: (\S+)') or ['of unknown version']

@@ -69,6 +69,10 @@ def test_card(trained):
     write_card(*arguments)
     parts = (folder / 'card.md').read_text().split('## Training, part ')
     assert len(parts) == 3 and all('20 iterations of 2 patches' in part for part in parts[1:])
+    without = option_file.read_text().replace('use_tb_logger: true', 'use_tb_logger: false')
+    option_file.write_text(without)
+    write_card(*arguments)
+    assert 'false' in without and 'Learning curve' not in (folder / 'card.md').read_text()
     done = run_python(*command, '--about', 'nowhere.md', '-o', 'card.md', cwd=folder)
     assert done.returncode == 1 and 'nowhere.md' in done.stdout and 'Traceback' not in done.stdout
 
