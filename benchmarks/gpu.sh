@@ -44,7 +44,8 @@ train() {
     set --
     if [ "$DEVICE" = cpu ]; then
         set -- --force_yml num_gpu=0 train:amp=~ train:total_iter=6 datasets:train:batch_size_per_gpu=1 \
-            datasets:train:num_worker_per_gpu=0 logger:print_freq=1 logger:save_checkpoint_freq=2 val:val_freq=100
+            datasets:train:gt_size=64 datasets:train:num_worker_per_gpu=0 datasets:train:persistent_workers=false \
+            compute:dcn_backend=auto logger:print_freq=1 logger:save_checkpoint_freq=2 val:val_freq=100
     fi
     status=0
     # SIGTERM: the iteration is finished and saved, and the status is 75. timeout's own says only that the time was up.
