@@ -50,6 +50,7 @@ def memory(model: str, photo: str) -> None:
         _resized(photo, 4000, 3000).save(picture, quality=95)
         start = time.perf_counter()
         command = [sys.executable, '-m', 'airnet_basicsr.restore', picture, '-o', folder + '/out', '-m', model]
+        command += ['--no-leave-alone']
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -68,7 +69,7 @@ def throughput(model: str, folder: str, rounds: int = 3) -> None:
                 network(image)
         between = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as out:
-            restore([*map(str, paths), '-o', out, '-m', model])
+            restore([*map(str, paths), '-o', out, '-m', model, '--no-leave-alone'])
         end = time.perf_counter(), time.process_time()
         alone, alone_cpu = (b - a for a, b in zip(start, between, strict=True))
         whole, whole_cpu = (b - a for a, b in zip(between, end, strict=True))
