@@ -12,7 +12,7 @@ from airnet_basicsr.network.checkpoints import read_checkpoint
 from airnet_basicsr.restore import Restorer
 
 SMALLER = 'train:total_iter=2 train:encoder_warmup_iter=0 train:warmup_iter=-1 val:val_freq=2 logger:print_freq=1 '
-SMALLER += 'logger:save_checkpoint_freq=2 datasets:train:num_worker_per_gpu=0 datasets:train:persistent_workers=false '
+SMALLER += 'logger:save_checkpoint_freq=2 datasets:train:num_worker_per_gpu=0 '
 SMALLER += 'datasets:train:batch_size_per_gpu=1 datasets:train:gt_size=48'
 
 

@@ -78,7 +78,7 @@ def train(file, folder, monkeypatch):
         frozen = options['train'].get('freeze_encoder')
         if options['model_type'] == 'AirNetModel' and not frozen:
             force.append('train:encoder_warmup_iter=1')
-        if frozen and not shipped:  # continues another training run
+        if start.startswith('experiments/'):  # continues another training run
             before = Path(start).parts[1]
             train(next(file for file in TRAINING if FILES[file]['name'] == before), folder, monkeypatch)
         run(run_training, file, folder, monkeypatch, *force)
