@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 def write_sources(folder: Path, photos: dict[str, np.ndarray]) -> dict[str, str]:
     """Photographs, pairs of rain and of haze in the real sets' layouts, and Kodak's place; BGR pictures of any size."""
-    images = [cv2.resize(image, (136, 120), interpolation=cv2.INTER_CUBIC) for image in photos.values()]
+    images = [cv2.resize(image, (160, 144), interpolation=cv2.INTER_CUBIC) for image in photos.values()]
     rng = np.random.RandomState(0)
 
     def write(name: str, image: np.ndarray) -> None:
