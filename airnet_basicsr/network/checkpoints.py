@@ -273,6 +273,8 @@ def _check_tensors(state: Mapping[Any, Any], source: str) -> None:
             kinds = {'quantized': tensor.is_quantized, 'nested': tensor.is_nested, 'without values': tensor.is_meta}
             kind = next((kind for kind, so in kinds.items() if so), str(tensor.layout).removeprefix('torch.'))
             raise InputError(f'{source}: {name} is a tensor of a kind that cannot be used here ({kind})')
+        if tensor._backward_hooks:  # part of how a tensor is pickled; it may be anything
+            raise InputError(f'{source}: {name} has hooks, which a file of weights cannot have')
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise InputError(f'{source}: {name} has shape {tuple(tensor.shape)}, more values than the file holds')
 

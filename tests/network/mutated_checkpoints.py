@@ -423,7 +423,12 @@ def main(count: int, seed: int) -> int:
         for number in range(count):
             draw = random.Random(f'{seed} {number}')
             path = Path(folder, draw.choice(['x.pth', 'x.pt', 'x.ckpt', 'x.safetensors', 'x']))
-            kind, name = mutant(draw, bases, path)
+            try:
+                kind, name = mutant(draw, bases, path)
+            except RuntimeError as error:
+                if 'allocate' in str(error):
+                    continue  # changed twice: a view of more elements than memory holds was to be filled
+                raise
             try:
                 results = run(path, draw)
                 check(kind, bases.restored[name] if name else None, results)

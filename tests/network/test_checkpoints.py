@@ -22,6 +22,7 @@ from airnet_basicsr.network.checkpoints import (
     preferred_network,
     read_checkpoint,
     to_official,
+    understand,
     write_checkpoint,
 )
 from airnet_basicsr.network.momentum_contrast import MomentumContrast
@@ -91,6 +92,15 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
         with pytest.raises(InputError, match=name):
             read_checkpoint(tmp_path / name)
     assert not (tmp_path / 'harm').exists()
+
+
+def test_a_tensor_with_hooks_is_refused():
+    """A pickle can put anything there, and saving it again would run into it."""
+    state = small_network().state_dict()
+    name = next(iter(state))
+    state[name]._backward_hooks = int
+    with pytest.raises(InputError, match=f'{name} has hooks'):
+        understand({'params': state}, {}, 'the file')
 
 
 def _lightning(state):
