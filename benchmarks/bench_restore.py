@@ -50,7 +50,7 @@ def memory(model: str, photo: str) -> None:
         _resized(photo, 4000, 3000).save(picture, quality=95)
         start = time.perf_counter()
         command = [sys.executable, '-m', 'airnet_basicsr.restore', picture, '-o', folder + '/out', '-m', model]
-        command += ['--no-leave-alone']
+        command.append('--no-leave-alone')  # all of it is to be restored
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -53,7 +53,7 @@ def _training(experiment: Path) -> Iterator[str]:
         (options_file,) = experiment.glob('*.yml')
         logs = [path.read_text(encoding='utf-8') for path in sorted(experiment.glob('train_*.log'))]
     except (OSError, ValueError) as error:
-        raise InputError(f'{experiment} must hold the option file and logs of one training: {error}') from error
+        raise InputError(f'{experiment} must hold the option file and logs of one training run: {error}') from error
     opt = read_options(options_file)
     # A run may have gone without TensorBoard, and then has no curve.
     logged = opt['logger'].get('use_tb_logger')

@@ -58,10 +58,10 @@ def read_curves(folder: Path) -> Curves:
 
 
 def draw_curves(runs: list[Curves], metric: str) -> str:
-    """An SVG with a panel for each validation set: ``metric`` by iteration, a line for each training.
+    """An SVG with a panel for each validation set: ``metric`` by iteration, a line for each training run.
 
     Raises:
-        InputError: No training was validated by that metric.
+        InputError: No training run was validated by that metric.
     """
     keys = dict.fromkeys(key for training in runs for key in training.validation)
     datasets = [name for name, found in keys if found == metric]
