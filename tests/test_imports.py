@@ -35,7 +35,9 @@ hook = sys.excepthook
 import numpy as np
 from airnet_basicsr import Restorer
 assert 'torch._dynamo' not in sys.modules
-print(Restorer()(np.zeros((40, 50, 3), np.uint8)).shape)
+restorer = Restorer()
+restorer.explain(np.zeros((40, 50, 3), np.uint8))
+print(restorer.restore(np.zeros((40, 50, 3), np.uint8)).shape)
 assert 'torch._dynamo' not in sys.modules and sys.excepthook is hook
 """
     )

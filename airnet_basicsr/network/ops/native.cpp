@@ -6,14 +6,13 @@
 //
 // The same templates are compiled for several instruction sets; the best one that the processor has is run.
 
+#include <pthread.h>
+
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -39,7 +38,7 @@ struct Problem {
     float *grad_offset, *grad_mask;
     int64_t grad_offset_strides[4], grad_mask_strides[4];
     float *grad_weight;  // threads x (taps * channels) x out_channels
-    int64_t out_of_memory;  // set where a buffer could not be had: the result is incomplete
+    mutable std::atomic<int64_t> out_of_memory;  // set where a buffer could not be had: the result is incomplete
 };
 
 // ---- Vectors -------------------------------------------------------------------------------------------------------
@@ -240,15 +239,18 @@ INLINE void find_points(const Problem &p, int64_t first, int64_t count, Point *p
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
-struct Scratch {  // one thread's buffers, aligned for the widest vectors
-    explicit Scratch(int64_t bytes) : raw(new char[bytes + 64]), next((char *)(((uintptr_t)raw.get() + 63) & ~63)) {}
+// One thread's buffers, aligned for the widest vectors. `raw` is null where there is no memory. No exceptions: in a thread
+// that has thrown none yet, the first one wants memory of its own, and where there is none the C library ends the process.
+struct Scratch {
+    explicit Scratch(int64_t bytes)
+        : raw((char *)std::malloc(bytes + 64), std::free), next((char *)(((uintptr_t)raw.get() + 63) & ~63)) {}
     template <class T>
     T *take(int64_t count) {
         T *part = (T *)next;
         next += (count * sizeof(T) + 63) & ~63;
         return part;
     }
-    std::unique_ptr<char[]> raw;
+    std::unique_ptr<char, void (*)(void *)> raw;
     char *next;
 };
 
@@ -268,6 +270,10 @@ INLINE void forward_worker(const Problem &p, const typename Product::Element *pa
     const int64_t pixels = p.batch * p.out_height * p.out_width;
     Scratch scratch(rows * (points_per_pixel * sizeof(Point) + depth * sizeof(Column) + p.out_channels * 4) +
                     p.channels * sizeof(T) + 4 * 64);
+    if (!scratch.raw) {
+        p.out_of_memory = 1;
+        return;
+    }
     Point *points = scratch.take<Point>(rows * points_per_pixel);
     Column *columns = scratch.take<Column>(rows * depth);
     float *result = scratch.take<float>(rows * p.out_channels);
@@ -325,6 +331,10 @@ INLINE void backward_worker(const Problem &p, const float *packed, int64_t threa
     const int64_t image_size = p.height * p.width * p.channels, image_pixels = p.out_height * p.out_width;
     Scratch scratch(rows * (points_per_pixel * sizeof(Point) + (2 * depth + outs + padded_outs) * 4) +
                     p.channels * (sizeof(T) + 4) + MR * 4 + 7 * 64);
+    if (!scratch.raw) {
+        p.out_of_memory = 1;
+        return;
+    }
     Point *points = scratch.take<Point>(rows * points_per_pixel);
     float *columns = scratch.take<float>(rows * depth + MR);  // the product reads up to MR values past the end
     float *grad_columns = scratch.take<float>(rows * depth);
@@ -437,60 +447,60 @@ const Version &choose() {
     return baseline;
 }
 
-// Runs work(0) to work(count - 1) at once; gives whether all found the memory they wanted. Not OpenMP: torch brings its
-// own copy of that, and while one copy's idle threads wait for work by spinning, the other's get no core.
+// Runs work(0) to work(count - 1) at once; those for which the system grants no thread, one after the other. Not OpenMP:
+// torch brings its own copy of that, and while one copy's idle threads wait for work by spinning, the other's get no core.
 template <class Work>
-bool on_threads(int64_t count, Work work) {
-    std::atomic<bool> complete(true);
-    const auto guarded = [&](int64_t number) {
-        try {
-            work(number);
-        } catch (const std::bad_alloc &) {  // leaving a thread, it would end the process
-            complete = false;
-        }
+void on_threads(int64_t count, Work work) {
+    struct Job {
+        Work *work;
+        int64_t number;
+        pthread_t thread;
+        bool begun;
     };
-    std::vector<std::thread> others;
-    others.reserve(count);
+    const auto run = [](void *job) -> void * {
+        (*((Job *)job)->work)(((Job *)job)->number);
+        return nullptr;
+    };
+    Scratch scratch(count * sizeof(Job));
+    Job *jobs = scratch.raw ? scratch.take<Job>(count) : nullptr;
     for (int64_t number = 1; number < count; number++) {
-        try {
-            others.emplace_back(guarded, number);
-        } catch (const std::system_error &) {  // the system grants no more threads
-            guarded(number);
-        } catch (const std::bad_alloc &) {
-            guarded(number);
+        if (jobs) {
+            jobs[number] = {&work, number, {}, false};
+            jobs[number].begun = pthread_create(&jobs[number].thread, nullptr, run, jobs + number) == 0;
         }
+        if (!jobs || !jobs[number].begun) work(number);
     }
-    guarded(0);
-    for (std::thread &other : others) other.join();
-    return complete;
+    work(0);
+    for (int64_t number = 1; jobs && number < count; number++)
+        if (jobs[number].begun) pthread_join(jobs[number].thread, nullptr);
 }
 
 }  // namespace
 
-extern "C" void airnet_forward(Problem *p) try {
+extern "C" void airnet_forward(Problem *p) {
     const Version &v = choose();
     const int64_t depth = p->kernel_h * p->kernel_w * p->channels;
     std::atomic<int64_t> next(0);
     Scratch scratch((p->out_channels + v.width) * depth * 4);
+    p->out_of_memory = !scratch.raw;
+    if (!scratch.raw) return;
     float *packed = scratch.take<float>(0);
     if (p->bfloat16 && v.pairs)
         pack_pairs(p->weight, depth, p->out_channels, v.width, (uint32_t *)packed);
     else
         pack(p->weight, depth, p->out_channels, v.width, packed);
-    p->out_of_memory = !on_threads(p->threads, [&](int64_t) {
+    on_threads(p->threads, [&](int64_t) {
         p->bfloat16 ? v.forward_bfloat16(*p, packed, next) : v.forward(*p, packed, next);
     });
-} catch (const std::bad_alloc &) {
-    p->out_of_memory = 1;
 }
 
-extern "C" void airnet_backward(Problem *p) try {
+extern "C" void airnet_backward(Problem *p) {
     const Version &v = choose();
     const int64_t depth = p->kernel_h * p->kernel_w * p->channels;
     Scratch scratch((depth + v.width) * p->out_channels * 4);
+    p->out_of_memory = !scratch.raw;
+    if (!scratch.raw) return;
     float *packed = scratch.take<float>(0);
     pack(p->weight, p->out_channels, depth, v.width, packed);
-    p->out_of_memory = !on_threads(p->threads, [&](int64_t thread) { v.backward(*p, packed, thread); });
-} catch (const std::bad_alloc &) {
-    p->out_of_memory = 1;
+    on_threads(p->threads, [&](int64_t thread) { v.backward(*p, packed, thread); });
 }

@@ -55,7 +55,7 @@ def test_restoring_leaves_the_malloc_of_the_host_process_alone(tmp_path):
         'calls = []\n'
         'memory._set = lambda *what: calls.append(what)\n'
         'from airnet_basicsr import Restorer\n'
-        'Restorer()(np.zeros((32, 32, 3), np.uint8))\n'
+        'Restorer(leave_alone=False)(np.zeros((32, 32, 3), np.uint8))\n'
         'memory.release_freed()\n'
         'print(calls)\n'
     )
