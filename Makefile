@@ -48,7 +48,8 @@ bench: .venv/.installed
 ABLATIONS := full wo_contrast wo_dcn wo_sft
 # Each starts from the weights of the one before.
 CPU_PARTS := train_reference train_reference_2 train_reference_3
-PARTS := $(CPU_PARTS) train_reference_4
+GPU_PARTS := train_reference_4 train_reference_5 train_reference_6
+PARTS := $(CPU_PARTS) $(GPU_PARTS)
 LAST := experiments/$(lastword $(PARTS))
 # What ships is written anew. A trial run gives others, and changes to the option files in FORCE.
 SHIPPED := airnet_basicsr/weights/airnet_small.safetensors
@@ -62,7 +63,9 @@ reference: .venv/.installed
 	@set -e; for part in $(CPU_PARTS); do \
 		$(BIN)/torchrun --standalone --nproc_per_node=2 basicsr/train.py -opt options/reference/$$part.yml --launcher pytorch --auto_resume $(FORCE); \
 	done
-	@$(BIN)/python basicsr/train.py -opt options/reference/train_reference_4.yml --auto_resume $(FORCE)
+	@set -e; for part in $(GPU_PARTS); do \
+		$(BIN)/python basicsr/train.py -opt options/reference/$$part.yml --auto_resume $(FORCE); \
+	done
 	@$(BIN)/airnet model reference $(LAST)/models/net_g_latest.pth -opt options/reference/explained.yml --count $(COUNT) -o $(LAST)/explaining.pth
 	@$(BIN)/airnet model slim $(LAST)/explaining.pth -o $(SHIPPED)
 	@$(BIN)/python basicsr/test.py -opt options/reference/test_reference.yml --force_yml path:pretrain_network_g=$(SHIPPED)

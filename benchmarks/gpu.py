@@ -117,7 +117,13 @@ class Recorder:
         items[:] = [item for item in items if item not in passed]
 
     def pytest_runtest_setup(self, item: Any) -> None:
-        self.results.stop_in_time()
+        import pytest
+
+        try:
+            self.results.stop_in_time()
+        except SystemExit:
+            # pytest would count it as an error of this test, and of each after it.
+            pytest.exit('the time is up', GO_ON)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == 'call' or report.outcome != 'passed':

@@ -46,4 +46,4 @@ def test_the_recipe_makes_a_network_that_explains_and_its_card(checkout, referen
     assert {'rain', 'haze', 'clean', 'noise_25'} & set(read_checkpoint(made).reference) == {'rain', 'haze', 'clean'}
     assert Restorer(made).leave_alone
     card = Path(checkout, 'out/card.md').read_text()
-    assert 'part 1 of 4' in card and 'clean_SOTS' in card and 'unshuffle=2' in card
+    assert 'part 1 of 6' in card and 'clean_SOTS' in card and 'unshuffle=2' in card

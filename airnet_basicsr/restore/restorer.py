@@ -215,7 +215,7 @@ class Restorer:
         """Say what the degradation of ``image`` (as for calling) resembles.
 
         Linear discriminant analysis of the encoder's pooled features, learnt from the reference. Its probabilities are
-        averaged over up to nine patches.
+        over up to 25 patches.
 
         Raises:
             InputError: The checkpoint holds no reference embeddings.

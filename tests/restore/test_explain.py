@@ -55,8 +55,27 @@ def test_probabilities_are_those_of_discriminant_analysis(groups):
     reference = with_facts(fit(groups))
     for seen in torch.cat([group[:5] for group in groups.values()]):
         found = Explainer(lambda patch, seen=seen: seen, reference)(flat(100))
-        expected = peer.predict_proba(seen[None].numpy())[0]
+        expected = peer.predict_proba(seen[None].numpy())[0] ** 0.2  # less sure than of another patch of the reference
+        expected /= expected.sum()
         np.testing.assert_allclose([found.probabilities[name] for name in KINDS], expected, atol=0.01)
+
+
+def test_a_picture_is_judged_by_the_mean_of_its_patches_as_8_bits_hold_them(groups):
+    """One line of five patches, the last two of another kind; the values beyond black and white are noise's."""
+    reference = with_facts(fit(groups))
+    values = []
+
+    def embed(patch):
+        values.extend((float(patch.min()), float(patch.max())))
+        return groups['clean' if patch.mean() < 0.5 else 'rain'].mean(0)
+
+    line = np.full((8, 40, 3), -0.5, np.float32)
+    line[:, 24:] = 1.5
+    found = Explainer(embed, reference)(line)
+    mean = 0.6 * groups['clean'].mean(0) + 0.4 * groups['rain'].mean(0)
+    expected = Explainer(lambda patch: mean, reference)(flat(9))
+    assert sorted(set(values)) == [0, 1]
+    np.testing.assert_allclose(list(found.probabilities.values()), list(expected.probabilities.values()), atol=1e-5)
 
 
 def test_older_files_with_embeddings_explain_alike(groups):
