@@ -53,9 +53,12 @@ class Results:
         if DEVICE == 'cuda':
             torch.cuda.empty_cache()
 
-    def stop_in_time(self) -> None:
+    def stop_in_time(self, leave: Callable[[str, int], object] | None = None) -> None:
         if time.monotonic() > self.until:
-            print(f'The time is up ({LIMIT:.0f} s): run this part again to resume.')
+            said = f'The time is up ({LIMIT:.0f} s): run this part again to resume.'
+            if leave:
+                leave(said, GO_ON)
+            print(said)
             sys.exit(GO_ON)
 
 
@@ -119,11 +122,8 @@ class Recorder:
     def pytest_runtest_setup(self, item: Any) -> None:
         import pytest
 
-        try:
-            self.results.stop_in_time()
-        except SystemExit:
-            # pytest would count it as an error of this test, and of each after it.
-            pytest.exit('the time is up', GO_ON)
+        # An exit by sys.exit would be an error of this test, and of each after it.
+        self.results.stop_in_time(pytest.exit)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == 'call' or report.outcome != 'passed':

@@ -14,8 +14,8 @@ LDA = '_lda'
 CLEAN = 'clean'
 MOST = 5  # patches along each side of a picture
 _SHRINKAGE = 0.05  # of the covariance, towards its diagonal
-# A new picture is further from the means than patches of the reference's photographs: without it, all probabilities would
-# be 0 or 1. Chosen on validation pictures, as SURELY_CLEAN.
+# A new picture is further from the means than patches of the reference's photographs: without it, all probabilities
+# would be 0 or 1. Chosen on validation pictures, as SURELY_CLEAN.
 _CERTAINTY = 0.2
 # A picture is left alone where it is clean with this probability at least, or its features lie this many times as far
 # from every kind as all but one in a hundred patches of the reference. Chosen on validation pictures: docs/results.md.

@@ -71,6 +71,17 @@ def test_the_tests_for_a_gpu_are_found(tmp_path):
     assert len(outcomes) > 50 and set(outcomes.values()) <= {'skipped', 'passed'}
 
 
+def test_tests_that_run_out_of_time_end_without_errors(tmp_path):
+    (tmp_path / 'test_two.py').write_text('def test_one(): pass\n\n\ndef test_other(): pass\n')
+    code = 'import gpu, pytest, sys; recorder = gpu.Recorder(gpu.Results("tests")); '
+    code += 'sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "test_two.py"], plugins=[recorder]))'
+    environment = {**os.environ, 'DEVICE': 'cpu', 'OUT': str(tmp_path), 'FROM': str(tmp_path), 'LIMIT': '0'}
+    environment['PYTHONPATH'] = os.pathsep.join([str(ROOT / 'benchmarks'), str(ROOT)])
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == TIME_IS_UP and 'run this part again' in done.stdout, done.stdout + done.stderr
+    assert 'error' not in done.stdout.lower()
+
+
 @pytest.mark.slow
 def test_training_goes_on_elsewhere_from_what_came_out(tmp_path, packed):
     def checkout(name):
