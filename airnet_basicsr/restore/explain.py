@@ -149,6 +149,5 @@ def _patches(image: np.ndarray, side: int) -> Iterator[Tensor]:
     for top in places[0]:
         for left in places[1]:
             part = image[top : top + side, left : left + side, : 3 if image.shape[2] > 2 else 1]
-            part = np.clip(np.float32(part) / np.float32(white), 0, 1)
-            part = np.broadcast_to(part, (*part.shape[:2], 3))
-            yield torch.from_numpy(part.transpose(2, 0, 1).copy())
+            part = np.broadcast_to(np.float32(part) / np.float32(white), (*part.shape[:2], 3))
+            yield torch.from_numpy(part.transpose(2, 0, 1).copy()).clamp_(0, 1)
