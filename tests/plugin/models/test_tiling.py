@@ -12,6 +12,7 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.recognise import RIVALS
 from airnet_basicsr.network.traits import traits_of
 from airnet_basicsr.plugin.models.tiling import Tiles
+from airnet_basicsr.restore.tiles import SMALLEST_TILE
 
 FINITE = [network for network in RIVALS if traits_of(network()).reach is not None]
 
@@ -85,5 +86,6 @@ def test_images_are_padded_to_what_a_network_takes():
 
 @pytest.mark.parametrize('val', [{'tile': 50}, {'tile_overlap': -1}, {'multiple': 0}])
 def test_numbers_that_are_too_small(val):
+    Tiles({'tile': SMALLEST_TILE, 'tile_overlap': 1, 'multiple': 1})
     with pytest.raises(InputError, match=f'val:{next(iter(val))}: .* is too small'):
         Tiles(val)
