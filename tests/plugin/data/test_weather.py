@@ -83,6 +83,10 @@ def test_streaks_are_added(root):
         np.testing.assert_array_equal(rainy, np.minimum(clean + flipped[..., None], 255))
         seen.add((settled.layer, settled.mode))
     assert len(seen) == 8
+    ranges = [drawn(build(root, 'RainStreaks'), 1, seed)[0] for seed in range(60)]
+    for name, least, most in (('strength', 0.6, 1.3), ('scale', 0.7, 1.4)):
+        values = [getattr(settled, name) for settled in ranges]
+        assert min(values) == pytest.approx(least, abs=0.05) and max(values) == pytest.approx(most, abs=0.05)
     scaled, clean, rainy = drawn(build(root, 'RainStreaks', strength=[2, 2], scale=[1.4, 1.4]), 1)
     assert scaled.scale == 1.4 and (rainy - clean).max() == 120
 

@@ -524,6 +524,14 @@ def test_a_checkpoint_that_cannot_be_removed_is_only_said(tmp_path, said):
     assert 'The checkpoint of iteration 1 cannot be removed' in said()
 
 
+def test_the_best_is_judged_by_all_validation_sets():
+    opt = {'logger': {'keep_best': 'psnr'}, 'val': {'metrics': {'psnr': {}}}}
+    best = BestNetwork({**opt, 'datasets': dict.fromkeys(('train', 'val_1', 'val_2'), {})})
+    means = (('val_1', 30), ('val_2', 20), ('val_1', 40), ('val_2', 9))
+    assert [best.improved(name, {'psnr': value}) for name, value in means] == [False, True, False, False]
+    assert best.mean == 25
+
+
 def test_a_mean_that_is_no_number_is_never_the_best():
     opt = {'logger': {'keep_best': 'psnr'}, 'val': {'metrics': {'psnr': {}}}, 'datasets': {'val': {}}}
     best = BestNetwork(opt)

@@ -84,6 +84,14 @@ def test_images_are_padded_to_what_a_network_takes():
     torch.testing.assert_close(seen[0], F.pad(image(33, 41), (0, 7, 0, 15), 'reflect'))
 
 
+def test_whether_tiles_were_used_goes_by_area():
+    for height, width, used in ((130, 300, None), (300, 130, None), (300, 140, 200)):
+        tiles = Tiles({'tile': 200})
+        restored = tiles.restore(nn.Identity(), image(height, width), lambda x: x)
+        torch.testing.assert_close(restored, image(height, width))
+        assert tiles.used == used
+
+
 @pytest.mark.parametrize('val', [{'tile': 50}, {'tile_overlap': -1}, {'multiple': 0}])
 def test_numbers_that_are_too_small(val):
     Tiles({'tile': SMALLEST_TILE, 'tile_overlap': 1, 'multiple': 1})
