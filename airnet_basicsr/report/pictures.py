@@ -55,9 +55,16 @@ def choose_pictures(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str
 
 def _of_dataset(runs: Sequence[Run], dataset: str) -> tuple[dict[str, Any], list[str]]:
     entry: dict[str, Any] = {'dataset': dataset, 'chosen_by': None, 'metric': None, 'reason': None, 'choices': []}
-    keeping = [run for run in runs if run.pairs and (run.folder / 'visualization' / dataset).is_dir()]
+    kept = [run for run in runs if (run.folder / 'visualization' / dataset).is_dir()]
+    keeping = [run for run in kept if run.pairs]
+    names = ', '.join(run.name for run in kept or runs)
+    if kept and not keeping:
+        entry['reason'] = (
+            f'Pictures are chosen by their gain in PSNR, and {names} measured none: add calculate_psnr to val:metrics '
+            'and test again.'
+        )
+        return entry, []
     if not keeping:
-        names = ', '.join(run.name for run in runs)
         entry['reason'] = (
             f'No restored pictures of {dataset} were kept by {names}: test again with `--force_yml val:save_img=true`.'
         )
@@ -95,7 +102,7 @@ def _of_dataset(runs: Sequence[Run], dataset: str) -> tuple[dict[str, Any], list
 
 def _rebuild(run: Run, dataset: str) -> Pairs:
     """The dataset as the test had it. Its noise depends on names and seed only, so the inputs come out the same."""
-    opt = next((opt for opt in run.options['datasets'].values() if opt.get('name') == dataset), None)
+    opt = next((opt for opt in (run.options.get('datasets') or {}).values() if opt.get('name') == dataset), None)
     if opt is None:
         raise InputError(f'{run.folder / "run.json"} does not say how the dataset was made')
     opt = _located(opt, run.folder)
@@ -112,7 +119,7 @@ def _located(value: Any, folder: Path, key: str = '') -> Any:
     if isinstance(value, list):
         return [_located(part, folder, key) for part in value]
     if isinstance(value, str) and key.startswith('dataroot') and not os.path.exists(value):
-        elsewhere = folder.resolve().parents[1] / value  # of <root>/results/<name>
+        elsewhere = folder.resolve().parent.parent / value  # of <root>/results/<name>
         return str(elsewhere) if elsewhere.exists() else value
     return value
 
@@ -120,7 +127,13 @@ def _located(value: Any, folder: Path, key: str = '') -> Any:
 def _choice(runs: Sequence[Run], dataset: str, key: str, source: Pairs, metric: str) -> dict[str, Any]:
     records = [next((record for record in run.images[dataset] if record['key'] == key), None) for run in runs]
     record = next(record for record in runs[0].images[dataset] if record['key'] == key)
-    item = source[record['index']] if record['index'] < len(source) else None
+    try:
+        item = source[record['index']] if record['index'] < len(source) else None
+    except (AttributeError, AssertionError, KeyError, OSError, ValueError, cv2.error) as error:
+        if not type(source).__module__.startswith('basicsr.'):
+            raise
+        # BasicSR's own datasets do not look whether a file holds a picture.
+        raise InputError(f'what the data folders hold for {key} cannot be read any more ({error})') from error
     if item is None or not _is_the_tested(item, record, metric, runs[0]):
         raise InputError(
             f'what the data folders hold for {key} is not what was tested: put the data of the test back, or test again'

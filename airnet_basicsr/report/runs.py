@@ -14,7 +14,18 @@ from scipy.stats import t as student
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.report.harm import Harm
 
-RECORD_KEYS = ('dataset', 'image', 'index', 'protocol', 'seed', 'crop_multiple', 'lq_crc32', 'metrics', 'input')
+RECORD_KEYS = {
+    'dataset': str,
+    'image': str,
+    'index': int,
+    'protocol': str | None,
+    'seed': int | None,
+    'crop_multiple': int,
+    'lq_crc32': int,
+    'metrics': dict,
+    'input': dict,
+}
+OPTIONAL_KEYS = {'tile': int | None, 'picture': str | None}  # tests before this version did not write them
 CONFIDENCE = 0.95
 
 
@@ -104,7 +115,7 @@ class Run:
             if metric['type'] not in ('calculate_psnr', 'calculate_psnr_release'):
                 continue
             partner = metric | {'type': metric['type'].replace('psnr', 'ssim')}
-            ssim = next((other for other, candidate in self.metrics.items() if candidate == partner), None)
+            ssim = self.named(partner)
             protocol = describe_metric(metric)
             found.append(Pair(name, ssim, protocol.replace('psnr', 'psnr/ssim') if ssim else protocol))
         return found
@@ -151,7 +162,9 @@ class Run:
 def describe_metric(metric: dict[str, Any]) -> str:
     """The metric's registered name, with the parameters that make it another one than the colour one of all pixels."""
     quiet = {'crop_border': 0, 'test_y_channel': False, 'better': metric.get('better')}
-    changed = [f'{key}={value}' for key, value in metric.items() if key != 'type' and quiet.get(key, ...) != value]
+    changed = [
+        f'{key}={value}' for key, value in sorted(metric.items()) if key != 'type' and quiet.get(key, ...) != value
+    ]
     return metric['type'] + (f' ({", ".join(changed)})' if changed else '')
 
 
@@ -188,11 +201,7 @@ def read_run(folder: Path) -> Run:
         raise InputError(f'there is no folder {folder}: give the folder of a test, results/NAME')
     path = folder / 'run.json'
     info = _read_json(_text(path), str(path))
-    for key, kind in (('name', str), ('options', dict), ('metrics', dict)):
-        if not isinstance(info, dict) or not isinstance(info.get(key), kind):
-            raise InputError(f'{path} has no `{key}`: it is not what a test of this package writes; test again')
-    if not info['metrics']:
-        raise InputError(f'{path}: the test measured nothing; set val:metrics in its option file and test again')
+    _check_info(info, path)
     images = _read_images(folder / 'per_image.jsonl')
     run = Run(folder, info, images)
     expected = [opt.get('name') for opt in (info['options'].get('datasets') or {}).values()]
@@ -201,21 +210,28 @@ def read_run(folder: Path) -> Run:
             run.notes.append(f'{run.name}: no results of the dataset {name}. Was the test interrupted?')
     for name, records in images.items():
         numbers = [record['index'] for record in records]
-        lost = sorted(set(range(numbers[-1] + 1)).difference(numbers))
+        lost = numbers[-1] + 1 - len(numbers)
         if lost:
+            first_lost = next(place for place, number in enumerate(numbers) if place != number)
             run.notes.append(
-                f'{run.name}: {len(lost)} of the first {numbers[-1] + 1} images of {name} have no results (the first '
-                f'is number {lost[0]}). Was the test interrupted, or per_image.jsonl edited?'
+                f'{run.name}: {lost} of the first {numbers[-1] + 1} images of {name} have no results (the first is '
+                f'number {first_lost}). Was the test interrupted, or per_image.jsonl edited?'
             )
         makings = {(record['protocol'], record['crop_multiple'], record['seed']) for record in records}
         if len(makings) > 1:
             raise InputError(f'{folder / "per_image.jsonl"}: the images of {name} were made under several protocols')
     if not run.pairs:
         run.notes.append(f'{run.name}: no PSNR was measured (calculate_psnr in val:metrics), so no table has its rows.')
-    for name in images:
+    for name, records in images.items():
         for metric in run.metrics:
             for which, label in (('metrics', ''), ('input', ' of the input')):
                 mean = run.mean(name, metric, which)
+                known = len(run.values(name, metric, which))
+                if 0 < known < len(records):
+                    run.notes.append(
+                        f'{run.name}: {metric}{label} was measured on {known} of the {len(records)} images of {name} '
+                        'only, and its mean is over these. Was per_image.jsonl edited?'
+                    )
                 if mean and mean.left_out:
                     first, value = next(iter(mean.left_out.items()))
                     run.notes.append(
@@ -224,6 +240,47 @@ def read_run(folder: Path) -> Run:
                         f"of the mean, marked *; the log's mean is {mean.logged}."
                     )
     return run
+
+
+def _check_info(info: Any, path: Path) -> None:
+    for key, kind in (('name', str), ('options', dict), ('metrics', dict)):
+        if not isinstance(info, dict) or not isinstance(info.get(key), kind):
+            raise InputError(f'{path} has no `{key}`: it is not what a test of this package writes; test again')
+    if not info['metrics']:
+        raise InputError(f'{path}: the test measured nothing; set val:metrics in its option file and test again')
+    parts = {
+        **{key: (info.get(key), dict | None) for key in ('network', 'checkpoint', 'versions')},
+        'parameters': (info.get('parameters'), int | None),
+        **{f'options:{key}': (info['options'].get(key), dict | None) for key in ('datasets', 'val')},
+        **{f'metrics:{name}': (metric, dict) for name, metric in info['metrics'].items()},
+    }
+    _check_kinds(parts, path)
+    paper = info.get('paper') or {}
+    if (
+        not isinstance(paper, dict)
+        or paper.keys() - {'table', 'row'}
+        or not isinstance(paper.get('table'), int | str | None)
+    ):
+        raise InputError(
+            f'{path} has {paper!r} as `paper`, which should be {{table: ..., row: ...}}: correct the option file and '
+            'test again'
+        )
+    inner: dict[str, tuple[Any, Any]] = {
+        f'metrics:{name}:type': (metric.get('type'), str) for name, metric in info['metrics'].items()
+    }
+    for name, opt in (info['options'].get('datasets') or {}).items():
+        inner[f'options:datasets:{name}'] = (opt, dict)
+    for key in ('path', 'sha256') if info.get('checkpoint') else ():
+        inner[f'checkpoint:{key}'] = (info['checkpoint'].get(key), str)
+    _check_kinds(inner, path)
+
+
+def _check_kinds(parts: dict[str, tuple[Any, Any]], where: object) -> None:
+    for key, (value, kind) in parts.items():
+        if not isinstance(value, kind):
+            raise InputError(
+                f'{where} has {value!r} as `{key}`: it is not what a test of this package writes; test again'
+            )
 
 
 def _text(path: Path) -> str:
@@ -253,10 +310,20 @@ def _read_images(path: Path) -> dict[str, list[dict[str, Any]]]:
         missing = [key for key in RECORD_KEYS if not isinstance(record, dict) or key not in record]
         if missing:
             raise InputError(f'{where} has no `{missing[0]}`: it is not what a test of this package writes; test again')
+        if isinstance(record['dataset'], int | float):
+            raise InputError(
+                f'{where} has the number {record["dataset"]} as its `dataset`: put the name into quotation marks in '
+                'the option file, and test again'
+            )
+        _check_kinds({key: (record.get(key), kind) for key, kind in (RECORD_KEYS | OPTIONAL_KEYS).items()}, where)
+        if record['index'] < 0:
+            raise InputError(
+                f'{where} has an `index` below 0: it is not what a test of this package writes; test again'
+            )
         for which in ('metrics', 'input'):
             try:
                 record[which] = {name: float(value) for name, value in record[which].items()}
-            except (TypeError, ValueError, AttributeError) as error:
+            except (TypeError, ValueError) as error:
                 raise InputError(f'{where} `{which}` holds something that is no number: {error}; test again') from error
         known = images.setdefault(record['dataset'], {})
         if record['index'] in known:

@@ -282,6 +282,17 @@ def test_data_that_changed_are_not_shown_as_the_tested_ones(copied, tmp_path, ph
     assert html.count('is not what was tested') == len(DATASETS) and '<figure>' not in html
 
 
+def edited(name, old, new):
+    """A function that changes the text of a file in a folder, once (in run.json: in all places)."""
+
+    def act(folder):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, -1 if name == 'run.json' else 1))
+
+    return act
+
+
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
@@ -304,6 +315,16 @@ def test_data_that_changed_are_not_shown_as_the_tested_ones(copied, tmp_path, ph
             'line 1, has no `image`',
         ),
         (lambda folder: (folder / 'embeddings.npz').write_bytes(b'PK'), 'embeddings.npz cannot be read'),
+        (edited('per_image.jsonl', '"index": 0', '"index": "0"'), "line 1, has '0' as `index`: it is not what a test"),
+        (edited('per_image.jsonl', '"index": 0', '"index": -1'), 'line 1, has an `index` below 0'),
+        (edited('per_image.jsonl', '"astronaut0"', '["astronaut0"]'), 'line 1, has .* as `image`: it is not what'),
+        (edited('per_image.jsonl', '"protocol": "float"', '"protocol": ["float"]'), 'line 1, has .* as `protocol`'),
+        (edited('per_image.jsonl', '"tile": null', '"tile": [1]'), 'line 1, has .* as `tile`'),
+        (edited('per_image.jsonl', '"CBSD68_sigma25"', '68'), 'has the number 68 as its `dataset`: .* quotation marks'),
+        (edited('run.json', '"type": "calculate_psnr",', ''), 'run.json has None as `metrics:psnr:type`'),
+        (edited('run.json', '"parameters": ', '"parameters": "many", "x": '), "run.json has 'many' as `parameters`"),
+        (edited('run.json', '"test_0": {', '"test_x": null, "test_0": {'), 'has None as `options:datasets:test_x`'),
+        (edited('run.json', '"path": "small.pth",', ''), 'run.json has None as `checkpoint:path`'),
     ],
 )
 def test_what_cannot_be_read_is_named(copied, tmp_path, damage, message):
@@ -323,6 +344,53 @@ def test_a_row_that_the_paper_does_not_have(copied, tmp_path):
     path.write_text(path.read_text().replace('One-By-One, AirNet', 'One-By-One, Airnet'))
     with pytest.raises(InputError, match="names the row 'One-By-One, Airnet'.*One-By-One, AirNet"):
         write([copied[0]], tmp_path / 'out')
+
+
+@pytest.mark.parametrize('damage', [lambda file: file.write_bytes(b''), lambda file: file.write_bytes(b'\x89PNG')])
+def test_a_picture_that_basicsr_s_own_dataset_cannot_read(copied, tmp_path, damage):
+    small, _ = copied
+    images = tmp_path / 'images'
+    images.mkdir()
+    for i in range(5):
+        Image.new('RGB', (104, 96)).save(images / f'{i}.png')
+        damage(images / f'{i}.png')
+    info = json.loads((small / 'run.json').read_text())
+    info['options']['datasets']['test_2'] = {
+        'name': 'Rain100L',
+        'type': 'PairedImageDataset',
+        'io_backend': {'type': 'disk'},
+        'dataroot_gt': str(images),
+        'dataroot_lq': str(images),
+        'phase': 'test',
+        'scale': 1,
+    }
+    (small / 'run.json').write_text(json.dumps(info))
+    pictures = json.loads(write([small], tmp_path / 'out')['json'])['pictures']
+    reasons = {entry['dataset']: entry['reason'] for entry in pictures}
+    assert 'cannot be read any more' in reasons.pop('Rain100L') and set(reasons.values()) == {None}
+
+
+@pytest.mark.parametrize('paper', [4, {'table': [4]}, {'tabel': 4}])
+def test_a_paper_key_that_is_none(copied, tmp_path, paper):
+    path = copied[0] / 'run.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'paper': paper}))
+    with pytest.raises(InputError, match='run.json has .*4.* as `paper`, which should be {table: ..., row: ...}'):
+        write([copied[0]], tmp_path / 'out')
+
+
+def test_a_mean_over_some_images_is_told(copied):
+    small, change = copied
+    change(lambda record: record['metrics'].pop('ssim') and None if record['index'] < 2 else None)
+    told = 'small: ssim was measured on 3 of the 5 images of Rain100L only, and its mean is over these'
+    assert told in ' '.join(read_run(small).notes)
+
+
+def test_an_image_s_number_far_too_high_costs_nothing(copied):
+    small, change = copied
+    change(lambda record: record.update(index=10**15) if record['index'] == 4 else None)
+    assert f'{10**15 - 4} of the first {10**15 + 1} images of Rain100L have no results' in ' '.join(
+        read_run(small).notes
+    )
 
 
 def test_datasets_without_results_are_told(copied):
@@ -358,6 +426,30 @@ def test_a_metric_is_the_same_under_any_name(copied, tmp_path):
     for entry in data['pictures']:
         for choice in entry['choices']:
             assert choice['gains']['renamed'] == choice['gains']['small']
+
+
+def test_a_metric_is_the_same_however_its_parameters_are_written(copied):
+    small, _ = copied
+    path = small / 'run.json'
+    info = json.loads(path.read_text())
+    info['metrics'] = {
+        'psnr': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
+        'ssim': {'test_y_channel': True, 'crop_border': 4, 'type': 'calculate_ssim', 'better': 'higher'},
+    }
+    path.write_text(json.dumps(info))
+    run = read_run(small)
+    assert [(pair.psnr, pair.ssim) for pair in run.pairs] == [('psnr', 'ssim')]
+    assert run.named({'type': 'calculate_psnr', 'test_y_channel': True, 'crop_border': 4}) == 'psnr'
+    # Parameters left out have their defaults.
+    info['metrics'] = {'psnr': {'type': 'calculate_psnr'}, 'ssim': {'type': 'calculate_ssim', 'crop_border': 0}}
+    path.write_text(json.dumps(info))
+    assert [(pair.psnr, pair.ssim) for pair in read_run(small).pairs] == [('psnr', 'ssim')]
+
+
+def test_pictures_without_a_psnr_are_not_called_missing(copied, tmp_path):
+    alone = rename(copied[0], 'alone', psnr=None, psnr_release=None)
+    reasons = {entry['reason'] for entry in json.loads(write([alone], tmp_path / 'out')['json'])['pictures']}
+    assert len(reasons) == 1 and 'alone measured none: add calculate_psnr to val:metrics' in reasons.pop()
 
 
 def test_runs_without_a_common_psnr(copied, tmp_path):
