@@ -1,7 +1,9 @@
 """Do the encoder's embeddings tell the degradations apart, whatever the picture shows?"""
 
 import re
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,17 @@ from sklearn.preprocessing import StandardScaler
 from airnet_basicsr.errors import InputError
 
 NEIGHBOURS = 5
+# What NumPy and the standard library raise over a file that is no whole .npz.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
 
 
 def photograph(image: str) -> str:
@@ -50,20 +63,30 @@ def understand(folder: Path) -> dict[str, Any]:
         with np.load(path) as file:
             embedding, dataset, image = (file[key] for key in ('embedding', 'dataset', 'image'))
             scene = file['scene'] if 'scene' in file else np.array([photograph(name) for name in image.tolist()])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise InputError(f'{path} cannot be read ({error}): test again') from error
-    if not (embedding.ndim == 2 and len(embedding) == len(dataset) == len(image) == len(scene)):
+    if embedding.ndim != 2 or not embedding.shape[:1] == dataset.shape == image.shape == scene.shape:
         raise InputError(f'{path}: embeddings, datasets and images differ in number: test again')
+    if embedding.dtype.kind != 'f':
+        raise InputError(f'{path}: its embeddings are no numbers: test again')
     finite = np.isfinite(embedding).all(1)
+    one_dataset = len(set(dataset.tolist())) < 2
     embedding, dataset = embedding[finite].astype(float), dataset[finite]
     image, photographs = image[finite], scene[finite]
     names = list(dict.fromkeys(dataset.tolist()))
-    if len(names) < 2:
+    if one_dataset:
         return {'reason': 'the test has one dataset only, and telling degradations apart takes two'}
+    if len(names) < 2:
+        return {'reason': 'fewer than two of its datasets have embeddings that are finite (not nan or inf)'}
     smallest = min(np.sum(dataset == name) for name in names)
     if len(set(photographs)) < 2 or smallest < 2:
         return {'reason': 'it takes at least two photographs, and two images of each dataset'}
-    neighbours = int(min(NEIGHBOURS, smallest - 1))
+    if (embedding == embedding[0]).all():
+        # scikit-learn's t-SNE divides by the spread, and a map of nan ends the process.
+        return {'reason': 'its embeddings are the same for all images'}
+    # Of other photographs there may be few images, where most show one.
+    fewest = len(photographs) - np.unique(photographs, return_counts=True)[1].max()
+    neighbours = int(min(NEIGHBOURS, smallest - 1, fewest))
     scaled = StandardScaler().fit_transform(embedding)
     classify = make_pipeline(StandardScaler(), KNeighborsClassifier(neighbours))
     guessed = cross_val_predict(classify, embedding, dataset, groups=photographs, cv=LeaveOneGroupOut())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from airnet_basicsr.errors import InputError
 from airnet_basicsr.report.understanding import photograph, understand
 
 
@@ -75,6 +76,45 @@ def test_which_images_show_one_photograph():
 def test_too_few_say_why(tmp_path, datasets, images, reason):
     embedding = np.random.RandomState(0).standard_normal((len(images), 8))
     assert reason in write(tmp_path, embedding, datasets, images)['reason']
+
+
+def test_embeddings_that_are_all_the_same_say_so(tmp_path):
+    """scikit-learn's t-SNE would end the process."""
+    _, datasets, images = made(content=0.1, degradation=3)
+    for value in (0, 0.1):
+        assert 'the same for all images' in write(tmp_path, np.full((24, 16), value), datasets, images)['reason']
+
+
+def test_one_photograph_of_most_images(tmp_path):
+    embedding, datasets, _ = made(content=0.1, degradation=3)
+    found = write(tmp_path, embedding, datasets, [f'photo{i in (11, 23)}' for i in range(24)])
+    assert found['photographs'] == 2 and found['neighbours'] == 2
+
+
+@pytest.mark.parametrize('finite', [0, 12])
+def test_embeddings_of_fewer_than_two_sets_that_are_numbers(tmp_path, finite):
+    embedding, datasets, images = made(content=0.1, degradation=3)
+    embedding[finite:] = [np.full(16, np.nan)] * (24 - finite)
+    assert (
+        'fewer than two of its datasets have embeddings that are finite'
+        in (write(tmp_path, embedding, datasets, images)['reason'])
+    )
+
+
+def test_damaged_files_are_named(tmp_path):
+    embedding, datasets, images = made(content=0.1, degradation=3)
+    of = {'embedding': np.float32(embedding), 'dataset': datasets, 'image': images}
+    path = tmp_path / 'embeddings.npz'
+    np.savez_compressed(path, **of)
+    content = path.read_bytes()
+    for place in range(60, 400, 20):
+        path.write_bytes(content[:place] + b'\xff' * 60 + content[place + 60 :])
+        with pytest.raises(InputError, match=r'embeddings.npz cannot be read .*: test again'):
+            understand(tmp_path)
+    for changed in ({'embedding': np.float32(embedding).astype(str)}, {'dataset': 'kind0'}, {'image': images[1:]}):
+        np.savez(path, **(of | changed))
+        with pytest.raises(InputError, match=r'embeddings.npz: .*: test again'):
+            understand(tmp_path)
 
 
 def test_without_an_encoder_there_is_no_answer(tmp_path):
