@@ -53,6 +53,8 @@ def read_curves(folder: Path) -> Curves:
     if len(points) < 2:
         raise InputError(f'{folder} has fewer than two logged iterations: lower logger:print_freq')
     pairs = [(before, after) for before, after in itertools.pairwise(points) if after.step > before.step]
+    if not pairs:
+        raise InputError(f'{folder} has no two logged iterations in a row: lower logger:print_freq')
     speeds = [(after.wall_time - before.wall_time) / (after.step - before.step) for before, after in pairs]
     return Curves(folder.name, validation, float(np.median(speeds)) * points[-1].step)
 
@@ -61,32 +63,42 @@ def draw_curves(runs: list[Curves], metric: str) -> str:
     """An SVG with a panel for each validation set: ``metric`` by iteration, a line for each training run.
 
     Raises:
-        InputError: No training run was validated by that metric.
+        InputError: A training run was not validated by that metric, or two have the same name.
     """
+    names = [training.name for training in runs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f'two training runs are named {twice!r}, which no legend could tell apart: draw one at a time')
     keys = dict.fromkeys(key for training in runs for key in training.validation)
     datasets = [name for name, found in keys if found == metric]
-    if not datasets:
-        known = ', '.join(sorted({found for _, found in keys}))
-        raise InputError(f'--metric {metric}: no training was validated by it; choose one of {known}')
+    for training in runs:
+        known = sorted({found for _, found in training.validation})
+        if metric not in known:
+            raise InputError(
+                f'--metric {metric}: {training.name} was not validated by it; choose one of {", ".join(known)}'
+            )
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(2.9 * len(datasets), 5), 3), layout='constrained')
+        lines = {}
         for number, dataset in enumerate(datasets):
             axes = figure.add_subplot(1, len(datasets), number + 1)
             for i, training in enumerate(runs):
                 points = training.validation.get((dataset, metric), [])
-                axes.plot(
+                if not points:
+                    continue
+                (lines[i],) = axes.plot(
                     *zip(*points, strict=True),
                     color=COLOURS[i % len(COLOURS)],
                     marker=MARKERS[i % len(MARKERS)],
                     markersize=3.5,
-                    label=training.name,
                 )
             axes.set_title(dataset, fontsize=9)
             axes.set_xlabel('iteration')
             if number == 0:
                 axes.set_ylabel(metric.upper())
         if len(runs) > 1:
-            figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=2)
+            # Of all panels: not every run was validated on each set.
+            figure.legend([lines[i] for i in range(len(runs))], names, loc='outside lower center', ncols=2)
         return to_svg(figure)
 
 

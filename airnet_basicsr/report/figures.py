@@ -21,6 +21,7 @@ MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 STYLE: 'dict[RcKeyType, Any]' = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'report',  # the same page for the same results
+    'text.parse_math': False,  # names may hold $
     'font.family': 'sans-serif',
     'font.size': 9,
     'axes.spines.top': False,
@@ -51,9 +52,10 @@ def gain_histogram(runs: Sequence[Run], dataset: str) -> Markup | None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.1), layout='constrained')
         axes = figure.add_subplot()
-        for i, (name, gained) in enumerate(gains.items()):
+        handles: list[Any] = []
+        for i, gained in enumerate(gains.values()):
             colour = COLOURS[i % len(COLOURS)]
-            axes.hist(gained, bins, color=colour, alpha=0.75 if len(gains) == 1 else 0.35, label=name)
+            handles.append(axes.hist(gained, bins, color=colour, alpha=0.75 if len(gains) == 1 else 0.35)[2])
             if len(gains) > 1:
                 axes.hist(gained, bins, histtype='step', color=colour, linewidth=1.4)
         axes.axvline(0, color='#3b4048', linewidth=0.8, linestyle=':')
@@ -61,7 +63,7 @@ def gain_histogram(runs: Sequence[Run], dataset: str) -> Markup | None:
         axes.set_ylabel('images')
         axes.locator_params(axis='y', integer=True)
         if len(gains) > 1:
-            axes.legend(fontsize=8)
+            axes.legend(handles, list(gains), fontsize=8)  # by itself it leaves out names that begin with _
         return to_svg(figure)
 
 
@@ -70,16 +72,17 @@ def embedding_map(understood: dict[str, Any]) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.4), layout='constrained')
         axes = figure.add_subplot()
+        handles = []
         for i, name in enumerate(understood['datasets']):
             points = [point for point in understood['points'] if point['dataset'] == name]
             x, y = ([point[axis] for point in points] for axis in 'xy')
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
-            axes.scatter(x, y, s=20, c=colour, marker=marker, alpha=0.8, linewidths=0, label=name)
+            handles.append(axes.scatter(x, y, s=20, c=colour, marker=marker, alpha=0.8, linewidths=0))
         axes.set_xticks([])
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set_visible(False)
-        figure.legend(loc='outside right upper', fontsize=8.5)
+        figure.legend(handles, understood['datasets'], loc='outside right upper', fontsize=8.5)
         return to_svg(figure)
 
 

@@ -51,7 +51,13 @@ def _markdown_runs(runs: list[dict[str, Any]]) -> Iterable[str]:
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r'([\\`*_|<>\[\]])', r'\\\1', text)
+    # GitHub reads $ as mathematics, ~~ as struck out, &lt; as <, and # at a heading's end as its close.
+    return re.sub(r'([\\`*_|<>\[\]&$~#])', r'\\\1', _in_one_line(text))
+
+
+def _in_one_line(text: str) -> str:
+    """A name may hold line breaks, which would end a row, an item or a comment."""
+    return ' '.join(text.splitlines())
 
 
 def _markdown_grid(grid: Grid) -> list[str]:
@@ -76,6 +82,10 @@ LATEX_SPECIAL = {
     **{character: f'\\{character}' for character in '&%$#_{}'},
     '~': r'\textasciitilde{}',
     '^': r'\textasciicircum{}',
+    # In LaTeX's default fonts these three are an inverted !, an inverted ? and a dash, the sign of a gap here.
+    '<': r'\textless{}',
+    '>': r'\textgreater{}',
+    '|': r'\textbar{}',
     '−': '$-$',
     '±': r'$\pm$',
     'σ': r'$\sigma$',
@@ -84,14 +94,16 @@ LATEX_SPECIAL = {
 
 
 def _escape_latex(text: str) -> str:
-    return ''.join(LATEX_SPECIAL.get(character, character) for character in text)
+    # Behind \\, [ would begin an argument and * be swallowed.
+    guard = '{}' if text[:1] in ('[', '*') else ''
+    return guard + ''.join(LATEX_SPECIAL.get(character, character) for character in _in_one_line(text))
 
 
 def to_latex(report: dict[str, Any], sections: dict[str, list[Grid]]) -> str:
     """Tables to include in a document that loads booktabs, graphicx and xcolor."""
     lines = [
         '% \\usepackage{booktabs,graphicx,xcolor} and \\usepackage[utf8]{inputenc}, then \\input{report}.',
-        *(f'% {note}' for note in report['notes']),
+        *(f'% {_in_one_line(note)}' for note in report['notes']),
         '\\providecolor{better}{HTML}{0072B2}',
         '\\providecolor{worse}{HTML}{C24E00}',
     ]

@@ -12,7 +12,7 @@ from small_run import write_options
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.report.card import write_card
-from airnet_basicsr.report.curves import read_curves
+from airnet_basicsr.report.curves import Curves, draw_curves, read_curves
 from airnet_basicsr.report.runs import read_runs
 
 
@@ -88,3 +88,16 @@ def test_curves(trained):
     assert done.returncode == 1 and 'choose one of psnr' in done.stdout and 'Traceback' not in done.stdout
     with pytest.raises(InputError, match='use_tb_logger: true'):
         read_curves(folder / 'results')
+
+
+def test_curves_of_several_trainings():
+    """Each is in the legend, whatever its name and whichever sets it was validated on."""
+    points = [(10, 20.0), (20, 21.0)]
+    first = Curves('_first $x_$', {('a', 'psnr'): points, ('b', 'psnr'): points}, 1.0)
+    second = Curves('second', {('a', 'psnr'): points}, 1.0)
+    drawn = draw_curves([first, second], 'psnr')
+    assert '_first $x_$</text>' in drawn and '>second</text>' in drawn
+    with pytest.raises(InputError, match='--metric ssim: second was not validated by it; choose one of psnr'):
+        draw_curves([first._replace(validation={('a', 'ssim'): points}), second], 'ssim')
+    with pytest.raises(InputError, match="two training runs are named 'second'"):
+        draw_curves([second, first, second], 'psnr')

@@ -18,6 +18,8 @@ from small_models import save, small_network
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.ops import available_backends
 from airnet_basicsr.report.__main__ import write_report
+from airnet_basicsr.report.grids import Grid, Row, Text
+from airnet_basicsr.report.outputs import to_latex
 from airnet_basicsr.report.runs import read_run, read_runs
 
 DATASETS = ('CBSD68_sigma25', 'CBSD68_sigma50', 'Rain100L', 'Kodak12_sigma25')
@@ -510,6 +512,26 @@ def test_names_are_text_on_the_page(copied, tmp_path):
     assert 'data-name="restored, &lt;i&gt;&#34;A&#34; &amp; co' in html
     # In the head, a card, tables, the tags of pictures and the legend of a histogram.
     assert html.count('&lt;i&gt;') > 10
+
+
+def test_names_are_text_in_markdown_latex_and_figures(copied, tmp_path):
+    name = '_a$b_$c &lt; <i> | ~~d~~ 5% #\ne'
+    written = write([copied[0], rename(copied[0], name)], tmp_path / 'out')
+    told = r'\_a\$b\_\$c \&lt; \<i\> \| \~\~d\~\~ 5% \# e'
+    assert f'### {told} against small\n' in written['md']
+    assert f'- **{told}**: model' in written['md']
+    told = r'\_a\$b\_\$c \&lt; \textless{}i\textgreater{} \textbar{} \textasciitilde{}\textasciitilde{}d'
+    assert told in written['tex']
+    assert all(line[:1] in ('%', '\\', '') or '&' in line for line in written['tex'].splitlines())
+    # The legend of each histogram; Matplotlib would leave out a name that begins with _ and draw what is between $.
+    assert written['html'].count('_a$b_$c &amp;lt; &lt;i&gt; | ~~d~~ 5% #</text>') == len(DATASETS)
+
+
+def test_a_row_of_latex_may_begin_with_a_bracket():
+    rows = [Row('run', [[Text(name)], [Text('1.00')]]) for name in ('[0] rain', '*', 'rain [1]')]
+    tex = to_latex({'notes': ['two\nlines'], 'source': 'x'}, {'': [Grid('a', ['', 'PSNR'], rows)]})
+    assert r'{}[0] rain & 1.00 \\' in tex and r'{}* & 1.00 \\' in tex and '\nrain [1] &' in tex
+    assert '% two lines\n' in tex
 
 
 @pytest.mark.slow
