@@ -197,7 +197,11 @@ def _average(cells: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     for quantity in QUANTITIES:
         values = [cell[quantity]['value'] if cell and cell[quantity] else math.nan for cell in cells]
         mean = sum(values) / len(values)
-        averages[quantity] = None if math.isnan(mean) else {'value': mean, 'interval': None, 'left_out': {}}
+        left_out = {}
+        for cell in cells:
+            if cell and cell[quantity]:
+                left_out |= cell[quantity]['left_out']
+        averages[quantity] = None if math.isnan(mean) else {'value': mean, 'interval': None, 'left_out': left_out}
     return averages if any(averages.values()) else None
 
 
@@ -249,9 +253,10 @@ def incomparable(first: Run, second: Run, dataset: str) -> str | None:
 
 
 def metrics_apart(runs: Sequence[Run]) -> list[str]:
-    """Which runs have measured no PSNR that the first has, so that nothing can stand beside it."""
+    """Which runs share no dataset or no PSNR with the first, so that nothing can stand beside it."""
     first = runs[0]
-    return [
+    alone = [run.name for run in runs[1:] if not run.images.keys() & first.images.keys()]
+    return [f'{name} and {first.name} have no dataset in common: they are not compared' for name in alone] + [
         f'{run.name} has measured no PSNR that {first.name} has measured too ({run.pairs[0].protocol}, '
         f'{first.pairs[0].protocol}): their gains are not shown side by side'
         for run in runs[1:]
@@ -333,5 +338,7 @@ def comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
                             'difference': plain_mean(Mean.of({key: values[1][key] - values[0][key] for key in common})),
                         }
                     )
+            if not reason and not entry['metrics']:
+                entry['refused'] = f'{first.name} and {run.name} share no metric with finite values of {dataset}'
             found.append(entry)
     return found

@@ -1,6 +1,7 @@
 """The pictures of a page stay within its size, however many and large they are."""
 
 import base64
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -31,3 +32,8 @@ def test_large_pictures_are_cut_not_scaled():
     content = base64.b64decode(choice['layers'][0]['uri'].partition(',')[2])
     shown = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert np.sum(shown > 128) == 100 * 200
+
+
+def test_results_may_lie_in_the_root_folder():
+    """As in a container, where a volume is mounted at /results."""
+    assert pictures._located({'dataroot_gt': 'no/such'}, Path('/results')) == {'dataroot_gt': 'no/such'}

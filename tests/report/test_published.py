@@ -1,5 +1,6 @@
 """Published figures: the same result is printed in several tables, and averages are those of their rows."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_a_measured_row_stands_beside_the_published_ones_and_is_compared_with_it
     assert cells[row]['psnr']['value'] == published
     assert cells['mine']['psnr']['value'] == 30
     assert cells['mine']['psnr']['difference'] == pytest.approx(30 - published)
+
+
+def test_an_average_of_means_that_leave_images_out_is_marked_too():
+    images = [{'protocol': None, 'crop_multiple': 1, 'seed': 0, 'lq_crc32': 0, 'key': key, 'index': 0} for key in 'ab']
+    images[0] |= {'metrics': {'psnr': 30.0}, 'input': {}}
+    images[1] |= {'metrics': {'psnr': math.inf}, 'input': {}}
+    info = {'name': 'mine', 'options': {}, 'metrics': {'psnr': {'type': 'calculate_psnr'}}, 'paper': {'table': 4}}
+    (grid,) = map(paper_grid, paper_tables([Run(Path(), info, dict.fromkeys(TABLES[4].columns, images))]))
+    mine = next(row for row in grid.rows if row.cells[0][0].text == 'mine')
+    assert [cell[0].text for cell in mine.cells[2:]] == 6 * ['30.00*']
 
 
 def test_each_table_has_all_its_methods_and_datasets():

@@ -465,6 +465,18 @@ def test_runs_without_a_common_psnr(copied, tmp_path):
     assert choice['gains'].keys() == {'first'}
 
 
+def test_runs_with_nothing_in_common(copied, tmp_path):
+    small, change = copied
+    change(lambda record: record['dataset'] == 'Rain100L')
+    told = 'none_at_all and small have no dataset in common: they are not compared'
+    assert told in write([small, small.parent / 'none_at_all'], tmp_path / 'out')['md'].replace('\\', '')
+    first = rename(small, 'first', psnr=None, psnr_release=None, ssim_release=None)
+    first = first.rename(first.with_name('first'))
+    second = rename(small, 'second', psnr=None, psnr_release=None, ssim=None)
+    written = write([first, second], tmp_path / 'out')['md']
+    assert 'Not compared: first and second share no metric with finite values of Rain100L.' in written
+
+
 def test_harm_is_told(copied, tmp_path):
     small, change = copied
 
