@@ -92,9 +92,10 @@ def _of_dataset(runs: Sequence[Run], dataset: str) -> tuple[dict[str, Any], list
         entry['reason'] = f'The pictures of {dataset} cannot be shown: {error}'
         return entry, []
     notes = []
-    if len(source) != len(first.images[dataset]):
+    tested = first.images[dataset]
+    if len(source) not in (len(tested), tested[0].get('images')):  # of the latter, read_run has told
         notes.append(
-            f'{first.name}: of the {len(source)} images that {dataset} now has, {len(first.images[dataset])} have '
+            f'{first.name}: of the {len(source)} images that {dataset} now has, {len(tested)} have '
             'results. Was the test interrupted?'
         )
     return entry, notes

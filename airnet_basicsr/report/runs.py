@@ -25,7 +25,11 @@ RECORD_KEYS = {
     'metrics': dict,
     'input': dict,
 }
-OPTIONAL_KEYS = {'tile': int | None, 'picture': str | None}  # tests before this version did not write them
+OPTIONAL_KEYS = {
+    'images': int | None,
+    'tile': int | None,
+    'picture': str | None,
+}  # tests before this version did not write them
 CONFIDENCE = 0.95
 
 
@@ -210,11 +214,13 @@ def read_run(folder: Path) -> Run:
             run.notes.append(f'{run.name}: no results of the dataset {name}. Was the test interrupted?')
     for name, records in images.items():
         numbers = [record['index'] for record in records]
-        lost = numbers[-1] + 1 - len(numbers)
+        count = records[0].get('images') or 0  # of the dataset; without it, an end that is missing cannot be seen
+        of = f'{count}' if count > numbers[-1] else f'first {numbers[-1] + 1}'
+        lost = max(count, numbers[-1] + 1) - len(numbers)
         if lost:
-            first_lost = next(place for place, number in enumerate(numbers) if place != number)
+            first_lost = next((place for place, number in enumerate(numbers) if place != number), len(numbers))
             run.notes.append(
-                f'{run.name}: {lost} of the first {numbers[-1] + 1} images of {name} have no results (the first is '
+                f'{run.name}: {lost} of the {of} images of {name} have no results (the first is '
                 f'number {first_lost}). Was the test interrupted, or per_image.jsonl edited?'
             )
         makings = {(record['protocol'], record['crop_multiple'], record['seed']) for record in records}

@@ -227,7 +227,7 @@ def test_runs_side_by_side_over_common_images(copied, tmp_path):
     for kind in ('md', 'html'):
         plain = written[kind].replace('\\', '')
         assert 'CBSD68_sigma25: images 1 only in none_at_all (the first is astronaut0)' in plain
-        assert '1 of the first 5 images of CBSD68_sigma25 have no results' in plain
+        assert '1 of the 5 images of CBSD68_sigma25 have no results' in plain
 
 
 def test_protocols_that_differ_are_not_compared(copied, tmp_path):
@@ -393,6 +393,20 @@ def test_an_image_s_number_far_too_high_costs_nothing(copied):
     assert f'{10**15 - 4} of the first {10**15 + 1} images of Rain100L have no results' in ' '.join(
         read_run(small).notes
     )
+
+
+def test_an_interrupted_dataset_is_told(copied):
+    small, change = copied
+    shutil.rmtree(small / 'visualization')
+    change(lambda record: record['index'] < 3 or record['dataset'] != 'Kodak12_sigma25')
+    (note,) = read_run(small).notes
+    assert note.startswith('small: 2 of the 5 images of Kodak12_sigma25 have no results (the first is number 3)')
+    # Earlier versions did not write how many images a dataset has.
+    change(lambda record: record.pop('images') and None)
+    assert read_run(small).notes == []
+    change(lambda record: record['index'] != 1 or record['dataset'] != 'Rain100L')
+    (note,) = read_run(small).notes
+    assert note.startswith('small: 1 of the first 5 images of Rain100L have no results (the first is number 1)')
 
 
 def test_datasets_without_results_are_told(copied):

@@ -61,6 +61,7 @@ def begin_record(dataset: Any, place: int, data: Mapping[str, Any], lq: Tensor) 
         'image': name_of(data['lq_path']),
         'scene': name_of(data.get('gt_path', data['lq_path'])),
         'index': place,
+        'images': len(dataset),
         **made,
         'size': list(lq.shape[-2:]),
         'lq_crc32': zlib.crc32(lq.float().cpu().numpy().tobytes()),
