@@ -18,7 +18,7 @@ from airnet_basicsr.report.figures import embedding_map, gain_histogram
 from airnet_basicsr.report.pictures import choose_pictures, encode
 from airnet_basicsr.report.published import SOURCE
 from airnet_basicsr.report.runs import Run, read_runs
-from airnet_basicsr.report.tables import comparisons, measurements, metrics_apart, paper_tables
+from airnet_basicsr.report.tables import comparisons, incomparable, measurements, metrics_apart, paper_tables
 from airnet_basicsr.report.understanding import understand
 
 PAPER, MEASURED, HARM, BESIDE, UNDERSTOOD = (
@@ -71,6 +71,9 @@ def write_report(runs: Sequence[Run], out: Path) -> None:
     encode([choice for entry in pictures for choice in entry['choices']])
     for entry in pictures:
         entry['histogram'] = gain_histogram(runs, entry['dataset'])
+        having = [run for run in runs if entry['dataset'] in run.images]
+        reasons = [incomparable(having[0], run, entry['dataset']) for run in having[1:]]
+        entry['apart'] = [reason for reason in reasons if reason]
     maps = {run['name']: embedding_map(run['understanding']) for run in understood}
     write_whole(out / 'report.md', outputs.to_markdown(report, sections))
     write_whole(out / 'report.tex', outputs.to_latex(report, sections))

@@ -238,6 +238,8 @@ def test_protocols_that_differ_are_not_compared(copied, tmp_path):
     for kind in ('md', 'html'):
         assert reason in written[kind].replace('\\', '')
     assert 'sigma25' not in str(rows(written['md'], r'none\\_at\\_all against small'))
+    # Nor where their gains are in one histogram.
+    assert reason in written['html'].partition('id="pictures"')[2]
     # A row for each protocol: none mixes them.
     table = rows(written['md'], 'Table 4 of the paper')
     mine = [row for row in table if row[0] == 'small (AirNetModel)' and 'release' not in row[1]]
