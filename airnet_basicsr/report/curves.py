@@ -89,7 +89,7 @@ def draw_curves(runs: list[Curves], metric: str) -> str:
                 (lines[i],) = axes.plot(
                     *zip(*points, strict=True),
                     color=COLOURS[i % len(COLOURS)],
-                    marker=MARKERS[i % len(MARKERS)],
+                    marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],  # never the same beside the same colour
                     markersize=3.5,
                 )
             axes.set_title(dataset, fontsize=9)

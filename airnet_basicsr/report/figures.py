@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which the colour-blind can tell apart; shapes say it once more.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+HATCHES = (None, '///', '...', 'xxx')  # of bars, where there are more than colours
 STYLE: 'dict[RcKeyType, Any]' = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'report',  # the same page for the same results
@@ -55,7 +56,9 @@ def gain_histogram(runs: Sequence[Run], dataset: str) -> Markup | None:
         handles: list[Any] = []
         for i, gained in enumerate(gains.values()):
             colour = COLOURS[i % len(COLOURS)]
-            handles.append(axes.hist(gained, bins, color=colour, alpha=0.75 if len(gains) == 1 else 0.35)[2])
+            hatch = HATCHES[i // len(COLOURS) % len(HATCHES)]
+            alpha = 0.75 if len(gains) == 1 else 0.35
+            handles.append(axes.hist(gained, bins, color=colour, alpha=alpha, hatch=hatch)[2])
             if len(gains) > 1:
                 axes.hist(gained, bins, histtype='step', color=colour, linewidth=1.4)
         axes.axvline(0, color='#3b4048', linewidth=0.8, linestyle=':')

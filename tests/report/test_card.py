@@ -101,3 +101,10 @@ def test_curves_of_several_trainings():
         draw_curves([first._replace(validation={('a', 'ssim'): points}), second], 'ssim')
     with pytest.raises(InputError, match="two training runs are named 'second'"):
         draw_curves([second, first, second], 'psnr')
+
+
+def test_curves_of_more_trainings_than_colours_differ():
+    trainings = [Curves(f'run{i}', {('a', 'psnr'): [(10, 20.0)]}, 1.0) for i in range(9)]
+    drawn = draw_curves(trainings, 'psnr').partition('id="legend_1"')[0]
+    # A marker's name in the file tells its shape and colour; those of the two axes' ticks are among them.
+    assert len(set(re.findall(r'xlink:href="#(m\w+)"', drawn))) == 9 + 2
