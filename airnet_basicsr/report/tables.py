@@ -197,7 +197,7 @@ def _average(cells: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     for quantity in QUANTITIES:
         values = [cell[quantity]['value'] if cell and cell[quantity] else math.nan for cell in cells]
         mean = sum(values) / len(values)
-        left_out = {}
+        left_out: dict[str, float] = {}
         for cell in cells:
             if cell and cell[quantity]:
                 left_out |= cell[quantity]['left_out']
