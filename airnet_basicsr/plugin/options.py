@@ -51,7 +51,9 @@ def check_keys(section: Any, known: Iterable[str], where: str) -> None:
 
 
 def require(section: Mapping[str, Any], key: str, where: str) -> Any:
-    """``section[key]``, or an :class:`InputError` that names the missing key."""
+    """``section[key]``, or an :class:`InputError` that names the missing key, or a section that is none."""
+    if not isinstance(section, Mapping):
+        raise InputError(f'option {where}: expected a section with the key `{key}`, found {section!r}')
     if section.get(key) is None:
         raise InputError(f'option {where}: the key `{key}` is missing')
     return section[key]

@@ -171,6 +171,8 @@ def test_weights_are_kept_over_10000_draws(root):
 
 
 def test_options(root, tmp_path, photos):
+    with pytest.raises(InputError, match="option x: expected a section with the key `type`, found 'Haze'"):
+        build_degradation('Haze', 'x')
     for kind, change, message in (
         ('CleanPictures', {'tone': 1.5}, 'x:tone: expected a number from 0 to 1, found 1.5'),
         ('Haze', {'tone': 'half'}, 'x:tone: expected a number'),
