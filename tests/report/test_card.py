@@ -90,7 +90,7 @@ def test_curves(trained):
         read_curves(folder / 'results')
 
 
-def test_curves_of_several_trainings():
+def test_curves_of_several_training_runs():
     """Each is in the legend, whatever its name and whichever sets it was validated on."""
     points = [(10, 20.0), (20, 21.0)]
     first = Curves('_first $x_$', {('a', 'psnr'): points, ('b', 'psnr'): points}, 1.0)
@@ -103,8 +103,8 @@ def test_curves_of_several_trainings():
         draw_curves([second, first, second], 'psnr')
 
 
-def test_curves_of_more_trainings_than_colours_differ():
-    trainings = [Curves(f'run{i}', {('a', 'psnr'): [(10, 20.0)]}, 1.0) for i in range(9)]
-    drawn = draw_curves(trainings, 'psnr').partition('id="legend_1"')[0]
+def test_curves_of_more_runs_than_colours_differ():
+    runs = [Curves(f'run{i}', {('a', 'psnr'): [(10, 20.0)]}, 1.0) for i in range(9)]
+    drawn = draw_curves(runs, 'psnr').partition('id="legend_1"')[0]
     # A marker's name in the file tells its shape and colour; those of the two axes' ticks are among them.
     assert len(set(re.findall(r'xlink:href="#(m\w+)"', drawn))) == 9 + 2
