@@ -1,4 +1,4 @@
-"""``python -m airnet_basicsr.report.curves``: learning curves, from what training logged for TensorBoard."""
+"""``python -m airnet_basicsr.report.curves``: learning curves, from what a training run logged for TensorBoard."""
 
 from airnet_basicsr.report import _packages  # noqa: F401  (before what needs them)
 
@@ -22,7 +22,7 @@ class Curves(NamedTuple):
     """What a training run logged.
 
     Attributes:
-        name: Of the training.
+        name: Of the training run.
         validation: By dataset and metric, the pairs (iteration, value).
         seconds: By the clock: all iterations at the median speed, so without validations and interruptions.
     """
@@ -36,7 +36,7 @@ def read_curves(folder: Path) -> Curves:
     """Read ``tb_logger/NAME``.
 
     Raises:
-        InputError: It holds no validations, or fewer than two logged iterations.
+        InputError: It holds no validations, or no two logged iterations in a row.
     """
     events = EventAccumulator(str(folder), size_guidance={'scalars': 0}).Reload() if folder.is_dir() else None
     scalars = {tag: events.Scalars(tag) for tag in events.Tags()['scalars']} if events else {}
@@ -44,14 +44,12 @@ def read_curves(folder: Path) -> Curves:
     for tag, points in scalars.items():
         kind, _, name = tag.partition('/')
         if kind == 'metrics':
-            # A resumed training repeats what came after its checkpoint: the last value of an iteration counts.
+            # A resumed training run repeats what came after its checkpoint: the last value counts.
             latest = {point.step: point.value for point in points}
             validation[tuple(name.rsplit('/', 1))] = sorted(latest.items())
     if not validation:
         raise InputError(f'{folder} has no validations: give tb_logger/NAME of a training run with use_tb_logger: true')
     points = scalars.get('lr', [])
-    if len(points) < 2:
-        raise InputError(f'{folder} has fewer than two logged iterations: lower logger:print_freq')
     pairs = [(before, after) for before, after in itertools.pairwise(points) if after.step > before.step]
     if not pairs:
         raise InputError(f'{folder} has no two logged iterations in a row: lower logger:print_freq')
@@ -63,27 +61,25 @@ def draw_curves(runs: list[Curves], metric: str) -> str:
     """An SVG with a panel for each validation set: ``metric`` by iteration, a line for each training run.
 
     Raises:
-        InputError: A training run was not validated by that metric, or two have the same name.
+        InputError: One of the training runs was not validated by that metric, or two have the same name.
     """
-    names = [training.name for training in runs]
+    names = [run.name for run in runs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f'two training runs are named {twice!r}, which no legend could tell apart: draw one at a time')
-    keys = dict.fromkeys(key for training in runs for key in training.validation)
+    keys = dict.fromkeys(key for run in runs for key in run.validation)
     datasets = [name for name, found in keys if found == metric]
-    for training in runs:
-        known = sorted({found for _, found in training.validation})
+    for run in runs:
+        known = sorted({found for _, found in run.validation})
         if metric not in known:
-            raise InputError(
-                f'--metric {metric}: {training.name} was not validated by it; choose one of {", ".join(known)}'
-            )
+            raise InputError(f'--metric {metric}: {run.name} was not validated by it; choose one of {", ".join(known)}')
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(2.9 * len(datasets), 5), 3), layout='constrained')
         lines = {}
         for number, dataset in enumerate(datasets):
             axes = figure.add_subplot(1, len(datasets), number + 1)
-            for i, training in enumerate(runs):
-                points = training.validation.get((dataset, metric), [])
+            for i, run in enumerate(runs):
+                points = run.validation.get((dataset, metric), [])
                 if not points:
                     continue
                 (lines[i],) = axes.plot(

@@ -316,11 +316,6 @@ def _read_images(path: Path) -> dict[str, list[dict[str, Any]]]:
         missing = [key for key in RECORD_KEYS if not isinstance(record, dict) or key not in record]
         if missing:
             raise InputError(f'{where} has no `{missing[0]}`: it is not what a test of this package writes; test again')
-        if isinstance(record['dataset'], int | float):
-            raise InputError(
-                f'{where} has the number {record["dataset"]} as its `dataset`: put the name into quotation marks in '
-                'the option file, and test again'
-            )
         _check_kinds({key: (record.get(key), kind) for key, kind in (RECORD_KEYS | OPTIONAL_KEYS).items()}, where)
         if record['index'] < 0:
             raise InputError(

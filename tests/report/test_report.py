@@ -324,7 +324,7 @@ def edited(name, old, new):
         (edited('per_image.jsonl', '"astronaut0"', '["astronaut0"]'), 'line 1, has .* as `image`: it is not what'),
         (edited('per_image.jsonl', '"protocol": "float"', '"protocol": ["float"]'), 'line 1, has .* as `protocol`'),
         (edited('per_image.jsonl', '"tile": null', '"tile": [1]'), 'line 1, has .* as `tile`'),
-        (edited('per_image.jsonl', '"CBSD68_sigma25"', '68'), 'has the number 68 as its `dataset`: .* quotation marks'),
+        (edited('per_image.jsonl', '"CBSD68_sigma25"', '68'), 'line 1, has 68 as `dataset`'),
         (edited('run.json', '"type": "calculate_psnr",', ''), 'run.json has None as `metrics:psnr:type`'),
         (edited('run.json', '"parameters": ', '"parameters": "many", "x": '), "run.json has 'many' as `parameters`"),
         (edited('run.json', '"test_0": {', '"test_x": null, "test_0": {'), 'has None as `options:datasets:test_x`'),
