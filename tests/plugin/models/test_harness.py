@@ -19,7 +19,7 @@ from basicsr.data import build_dataset
 from basicsr.models import build_model
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from small_run import write_options
-from test_resume import assert_same
+from test_resume import assert_same, start, wait_for
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
@@ -146,6 +146,28 @@ def test_interrupted_and_resumed_the_result_is_the_same(name, run, tmp_path):
             signal.signal(number, of_before)
     assert left.value.code == 75
     assert (tmp_path / 'experiments/run/training_states/7.state').is_file()
+    assert_same(run(options(name, tmp_path), '--auto_resume'), undisturbed)
+
+
+@pytest.fixture
+def one_thread():
+    """As `start` runs training: another number of threads adds in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@every_network
+@pytest.mark.usefixtures('one_thread')
+def test_killed_and_resumed_the_result_is_the_same(name, run, tmp_path):
+    undisturbed = run(options(name, tmp_path))
+    shutil.rmtree(tmp_path / 'experiments')
+    process = start(tmp_path)
+    wait_for(tmp_path, process, 'iter: +7, lr')
+    process.kill()
+    process.wait()
+    assert not (tmp_path / 'experiments/run/models/net_g_latest.pth').exists()
     assert_same(run(options(name, tmp_path), '--auto_resume'), undisturbed)
 
 
