@@ -103,7 +103,7 @@ def _faults(opt: dict[str, Any], is_train: bool) -> Iterator[Fault]:
     for key in sections:
         if not isinstance(opt.get(key), Mapping):
             what = 'is missing' if opt.get(key) is None else f'holds {opt[key]!r}, not keys'
-            yield Fault('of the file', f'the section `{key}` {what}')
+            yield Fault('file', f'the section `{key}` {what}')
     if any(key in opt and opt[key] is not None and not isinstance(opt[key], Mapping) for key in ('val', 'train')):
         return
     if not all(isinstance(opt.get(key), Mapping) for key in sections):
@@ -174,7 +174,7 @@ def _slips(section: Mapping[str, Any], known: Collection[str], where: str) -> It
         if key in known or re.match(r'(network|pretrain_network|strict_load|param_key)_.', str(key)):
             continue
         if difflib.get_close_matches(str(key), known, n=1, cutoff=0.8):
-            yield _unknown_key(key, known, where or 'of the file')
+            yield _unknown_key(key, known, where or 'file')
 
 
 def _of_datasets(opt: Mapping[str, Any], is_train: bool) -> Iterator[Fault]:
@@ -221,7 +221,7 @@ def _of_templates(section: Any, where: str) -> Iterator[Fault]:
 
 def _of_networks(opt: Mapping[str, Any], model: Any) -> Iterator[Fault]:
     if 'network_g' not in opt and _inherits(model, SRModel) and not _inherits(model, NoRestoration):
-        yield Fault('of the file', 'the key `network_g` is missing')
+        yield Fault('file', 'the key `network_g` is missing')
     for key, network in opt.items():
         if str(key).startswith('network_') and not _inherits(model, NoRestoration):
             yield from _of_a_part(network, ARCH_REGISTRY, key)

@@ -150,6 +150,9 @@ class Val(Struct, kw_only=True):
     pbar: Annotated[bool, Meta(description='show a progress bar')] = True
     tile: Annotated[Positive | None, Meta(description='side of the tiles of larger images, in pixels')] = None
     tile_overlap: Annotated[Count | None, Meta(description='pixels that neighbouring tiles share')] = None
+    multiple: Annotated[
+        Positive | None, Meta(description='images are padded to multiples of it; SwinIR and RRDBNet need no telling')
+    ] = None
 
 
 class Wandb(Struct, kw_only=True):
@@ -262,7 +265,7 @@ def _section(section: dict[str, Any], described: type[Struct], where: str, requi
     needed = [field.name for field in msgspec.structs.fields(described) if field.required]
     for key in needed if required else ():
         if section.get(key) is None:
-            yield Fault(where or 'of the file', f'the key `{key}` is missing')
+            yield Fault(where or 'file', f'the key `{key}` is missing')
     for key in [key for key in section if key in hints]:
         place = f'{where}:{key}' if where else key
         if required and section[key] is None and key in needed:

@@ -147,7 +147,7 @@ def test_sections_that_are_missing(parsed, tmp_path, section):
     root = yaml.compose(path.read_text())
     root.value = [(key, value) for key, value in root.value if key.value != section]
     path.write_text(yaml.serialize(root))
-    with pytest.raises(InputError, match=f'option of the file: the (section|key) `{section}` is missing'):
+    with pytest.raises(InputError, match=f'option file: the (section|key) `{section}` is missing'):
         parsed(path=path)
 
 

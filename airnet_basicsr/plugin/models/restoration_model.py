@@ -70,7 +70,7 @@ class RestorationModel(ResumableModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.opt = opt
-        network = dict(require(opt, 'network_g', 'of the file'))
+        network = dict(require(opt, 'network_g', 'file'))
         parameters = inspect.signature(ARCH_REGISTRY.get(network.pop('type'))).parameters
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
             check_keys(network, parameters, 'network_g')

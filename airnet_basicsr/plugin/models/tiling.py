@@ -1,16 +1,20 @@
 """Testing images that are too large to be restored in one piece, or of a size that the network does not take."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.traits import traits_of
-from airnet_basicsr.restore.tiles import SMALLEST_TILE, Tiler
+from airnet_basicsr.restore.tiles import SMALLEST_TILE, Tiler, is_out_of_memory
+
+_RRDBNET_UNSHUFFLES = {1: 4, 2: 2}  # by its scale: side of the squares of pixels that become channels
 
 
 class Tiles:
@@ -18,8 +22,8 @@ class Tiles:
 
     Keys of ``val``: ``tile`` (largest side of a square that is restored in one piece; default: the whole image, and
     smaller ones only after memory ran out), ``tile_overlap`` (pixels that neighbouring tiles share; default: what the
-    network's field of view asks for), ``multiple`` (images are padded by reflection to multiples of it; default: the
-    network's ``window_size``, which BasicSR's SwinIR has. Networks that say nothing take any size).
+    network's field of view asks for), ``multiple`` (images are padded by reflection to multiples of it; default: see
+    :func:`multiple_taken`).
 
     Attributes:
         used: Side of the tiles of the last image; None where it was restored whole.
@@ -47,7 +51,7 @@ class Tiles:
             InputError: Memory does not suffice for the smallest tile.
         """
         overlap = traits_of(net).overlap if self.overlap is None else self.overlap
-        multiple: int = getattr(net, 'window_size', 1) if self.multiple is None else self.multiple
+        multiple = multiple_taken(net) if self.multiple is None else self.multiple
         out = torch.empty_like(images)
 
         def part(rows: slice, columns: slice) -> Tensor:
@@ -62,6 +66,15 @@ class Tiles:
         return out
 
 
+def multiple_taken(net: nn.Module) -> int:
+    """Height and width must be multiples of it: of the windows of SwinIR and its kind, of what RRDBNet unshuffles."""
+    windows = (getattr(module, 'window_size', 1) for module in net.modules())
+    sides = [side for window in windows for side in (window if isinstance(window, list | tuple) else [window])]
+    if isinstance(net, RRDBNet):
+        sides.append(_RRDBNET_UNSHUFFLES.get(net.scale, 1))
+    return math.lcm(*(side for side in sides if isinstance(side, int)))
+
+
 def _warn(side: int) -> None:
     get_root_logger().warning(f'Memory ran out: trying again with tiles of {side} pixels (val:tile sets them).')
 
@@ -69,7 +82,14 @@ def _warn(side: int) -> None:
 def _padded(forward: Callable[[Tensor], Tensor], images: Tensor, multiple: int) -> Tensor:
     height, width = images.shape[-2:]
     right, bottom = -width % multiple, -height % multiple
-    if not (right or bottom):
-        return forward(images)
-    mode = 'reflect' if right < width and bottom < height else 'replicate'
-    return forward(F.pad(images, (0, right, 0, bottom), mode))[..., :height, :width]
+    if right or bottom:
+        images = F.pad(images, (0, right, 0, bottom), 'reflect' if right < width and bottom < height else 'replicate')
+    try:
+        return forward(images)[..., :height, :width]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if not is_out_of_memory(error) and any(side % 64 for side in images.shape[-2:]):
+            get_root_logger().error(
+                f'The network failed on an image of {images.shape[-2]} x {images.shape[-1]} pixels. If it takes '
+                'multiples of a number only, name that: val:multiple pads images to it.'
+            )
+        raise

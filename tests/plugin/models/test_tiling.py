@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from basicsr.archs import build_network
 from torch import nn
 from torch.nn import functional as F
 
@@ -68,20 +69,44 @@ def test_tiles_are_used_only_where_asked_for_or_after_memory_ran_out(caplog):
         tiles.restore(nn.Identity(), image(), lambda x: x + torch.zeros(7))
 
 
-def test_images_are_padded_to_what_a_network_takes():
-    class Windows(nn.Module):
-        window_size = 8
+SWINIR = {'upscale': 1, 'depths': [2], 'embed_dim': 8, 'num_heads': [2], 'upsampler': '', 'resi_connection': '1conv'}
 
-        def forward(self, x):
-            assert x.shape[-2] % self.window_size == 0 == x.shape[-1] % self.window_size
-            return x
 
-    net = Windows()
-    for height, width in ((33, 41), (3, 5), (8, 16)):
-        assert torch.equal(Tiles({}).restore(net, image(height, width), net), image(height, width))
+@pytest.mark.parametrize(
+    ('network', 'multiple'),
+    [
+        ({'type': 'SwinIR', 'img_size': 32, 'window_size': 8, **SWINIR}, 8),
+        ({'type': 'SwinIR', 'img_size': 5, 'window_size': 7, **SWINIR}, 5),  # windows are no larger than img_size
+        ({'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'scale': 1, 'num_block': 1, 'num_feat': 8}, 4),
+    ],
+    ids=['SwinIR', 'small SwinIR', 'RRDBNet'],
+)
+@torch.no_grad()
+def test_basicsr_s_networks_get_the_sizes_that_they_take(network, multiple):
+    torch.manual_seed(0)
+    net = build_network(network).eval()
+    lq = image(33, 41)
+    padded = F.pad(lq, (0, -41 % multiple, 0, -33 % multiple), 'reflect')  # as BasicSR's SwinIRModel does
+    torch.testing.assert_close(Tiles({}).restore(net, lq, net), net(padded)[..., :33, :41])
+    for size in ((2, 3), (150, 331)):  # too small to be padded by reflection; in tiles
+        assert Tiles({'tile': 200}).restore(net, image(*size), net).shape[2:] == size
+
+
+def test_images_are_padded_to_the_multiple_of_the_option_file():
     seen = []
-    Tiles({'multiple': 16}).restore(net, image(33, 41), lambda x: seen.append(x) or x)
+    Tiles({'multiple': 16}).restore(nn.Identity(), image(33, 41), lambda x: seen.append(x) or x)
     torch.testing.assert_close(seen[0], F.pad(image(33, 41), (0, 7, 0, 15), 'reflect'))
+
+
+def test_a_network_that_fails_on_a_size_has_its_traceback_and_a_hint(caplog):
+    def unet(images):
+        small = F.interpolate(F.max_pool2d(images, 4), scale_factor=4)
+        return images + small
+
+    with listening(caplog), pytest.raises(RuntimeError, match='size of tensor'):
+        Tiles({}).restore(nn.Identity(), image(33, 41), unet)
+    assert '33 x 41' in caplog.text and 'val:multiple' in caplog.text
+    assert Tiles({'multiple': 4}).restore(nn.Identity(), image(33, 41), unet).shape == (1, 3, 33, 41)
 
 
 def test_whether_tiles_were_used_goes_by_area():
