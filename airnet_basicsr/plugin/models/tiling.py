@@ -14,8 +14,6 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.traits import traits_of
 from airnet_basicsr.restore.tiles import SMALLEST_TILE, Tiler, is_out_of_memory
 
-_RRDBNET_UNSHUFFLES = {1: 4, 2: 2}  # by its scale: side of the squares of pixels that become channels
-
 
 class Tiles:
     """Restores whole images, or tiles where the option file or a lack of memory asks for them.
@@ -70,8 +68,8 @@ def multiple_taken(net: nn.Module) -> int:
     """Height and width must be multiples of it: of the windows of SwinIR and its kind, of what RRDBNet unshuffles."""
     windows = (getattr(module, 'window_size', 1) for module in net.modules())
     sides = [side for window in windows for side in (window if isinstance(window, list | tuple) else [window])]
-    if isinstance(net, RRDBNet):
-        sides.append(_RRDBNET_UNSHUFFLES.get(net.scale, 1))
+    if isinstance(net, RRDBNet) and net.scale == 1:
+        sides.append(4)
     return math.lcm(*(side for side in sides if isinstance(side, int)))
 
 
