@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from airnet_basicsr.errors import InputError
 from airnet_basicsr.network.checkpoints import load_strictly, read_checkpoint
 from airnet_basicsr.network.files import write_whole
 from airnet_basicsr.network.recognise import EMBEDDING_PARTS
@@ -92,7 +93,7 @@ class EvaluatedModel(SRModel):
         """Set ``output``, the restored images, from ``lq`` (both B x C x H x W)."""
         net = self.tested_network()
         self.output = self.tiles.restore(
-            net, self.lq, lambda images: _first(self.outputs(net, images, self.noise_level))
+            net, self.lq, lambda images: restored(self.outputs(net, images, self.noise_level), images)
         )
 
     def outputs(self, net: nn.Module, images: Tensor, noise_level: Tensor | None) -> Any:
@@ -181,5 +182,21 @@ class EvaluatedModel(SRModel):
             torch.cuda.synchronize()
 
 
-def _first(outputs: Tensor | Sequence[Tensor]) -> Tensor:
-    return outputs if isinstance(outputs, Tensor) else outputs[0]
+def restored(outputs: Tensor | Sequence[Tensor], images: Tensor) -> Tensor:
+    """The restored ``images`` among what a network gives: it comes first.
+
+    Raises:
+        InputError: It has another shape than ``images``.
+    """
+    first = outputs if isinstance(outputs, Tensor) else outputs[0]
+    if first.shape != images.shape:
+        raise InputError(
+            f'option network_g: for images of {_size(images)} (channels x height x width) the network first gives '
+            f'{_size(first)}. The restored images must come first, in the size of the input: look at its keys for '
+            'scale and channels.'
+        )
+    return first
+
+
+def _size(images: Tensor) -> str:
+    return ' x '.join(map(str, images.shape[1:]))

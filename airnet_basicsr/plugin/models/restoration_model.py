@@ -19,6 +19,7 @@ from airnet_basicsr.errors import InputError
 from airnet_basicsr.plugin import compute
 from airnet_basicsr.plugin.data_order import data_order
 from airnet_basicsr.plugin.models import resuming
+from airnet_basicsr.plugin.models.evaluated_model import restored
 from airnet_basicsr.plugin.models.muon import NARROWEST, MuonAdam, convolutions
 from airnet_basicsr.plugin.models.processes import hardware
 from airnet_basicsr.plugin.models.resumable_model import ResumableModel
@@ -206,11 +207,16 @@ class RestorationModel(ResumableModel):
         weights = self.opt['train'].get('output_weights') or [1] * len(outputs)
         if len(weights) != len(outputs):
             raise InputError(f'option train:output_weights: {len(weights)} of them, the network gives {len(outputs)}')
-        self.output, clean = outputs[0].float(), part['gt']
+        clean = part['gt']
+        self.output = restored(outputs, clean).float()
         losses = OrderedDict()
         if self.cri_pix:
             for number, (output, weight) in enumerate(zip(outputs, weights, strict=True), 1):
                 size = output.shape[-2:]
+                if output.shape[1] != clean.shape[1]:  # a loss would repeat a single channel
+                    raise InputError(
+                        f'option network_g: output {number} has {output.shape[1]} channels, the images {clean.shape[1]}'
+                    )
                 target = clean if size == clean.shape[-2:] else F.interpolate(clean, size, mode='area')
                 loss = self.cri_pix(output.float(), target)
                 losses['l_pix' if number == 1 else f'l_pix_{number}'] = loss if weight == 1 else loss * weight

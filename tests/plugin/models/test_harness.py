@@ -433,6 +433,48 @@ def test_each_of_several_outputs_has_its_loss(build):
         wrong.optimize_parameters(1)
 
 
+@ARCH_REGISTRY.register()
+class OfOneChannel(nn.Conv2d):
+    """Without a word, a loss compares its single channel with each of the clean image's."""
+
+    def __init__(self):
+        super().__init__(3, 1, 1)
+
+
+@ARCH_REGISTRY.register()
+class SmallestFirst(Pyramid):
+    def forward(self, x):
+        return super().forward(x)[::-1]
+
+
+@ARCH_REGISTRY.register()
+class WithAMask(OfOneChannel):
+    """And gives that channel as its second output."""
+
+    def forward(self, x):
+        mask = super().forward(x)
+        return x * mask, mask
+
+
+def test_a_second_output_of_other_channels_is_refused(build):
+    model = build('WithAMask')
+    model.feed_data(batch(1))
+    with pytest.raises(InputError, match='option network_g: output 2 has 1 channels, the images 3'):
+        model.optimize_parameters(1)
+
+
+@pytest.mark.parametrize('name', ['OfOneChannel', 'SmallestFirst'])
+def test_a_network_that_gives_another_shape_is_refused(name, build):
+    model = build(name)
+    model.feed_data(batch(1))
+    with pytest.raises(InputError, match='option network_g: for images of 3 x 24 x 24 '):
+        model.optimize_parameters(1)
+    if name == 'OfOneChannel':  # the other one is as it should be in testing
+        model.lq, model.noise_level = batch(1)['lq'][0], None
+        with pytest.raises(InputError, match='the network first gives 1 x 24 x 24[.]'):
+            model.test()
+
+
 @every_network
 def test_the_log_has_the_loss_of_each_degradation(name, build):
     model = build(name, accumulate=2)
