@@ -83,7 +83,7 @@ def test_tests_that_run_out_of_time_end_without_errors(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_goes_on_elsewhere_from_what_came_out(tmp_path, packed):
+def test_training_resumes_elsewhere_from_what_came_out(tmp_path, packed):
     def checkout(name):
         """As it would be carried to another machine: nothing that git ignores."""
         root = tmp_path / name

@@ -85,7 +85,7 @@ def test_any_size_is_restored(net):
             assert net(torch.rand(2, 3, *size)).shape == (2, 3, *size)
 
 
-def test_a_patch_is_learnt_by_heart(net):
+def test_a_patch_is_memorised(net):
     clean = torch.from_numpy(data.astronaut()[104:120, 200:216] / np.float32(255)).permute(2, 0, 1)[None]
     degraded = 0.5 * clean + 0.5  # as a haze
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)

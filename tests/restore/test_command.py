@@ -339,7 +339,7 @@ def test_torchrun_splits_a_folder_and_tells_once(album, identity, tmp_path):
     assert places(tmp_path / 'out') == sorted(pictures)
 
 
-def test_an_interrupted_run_goes_on(identity, tmp_path):
+def test_an_interrupted_run_resumes(identity, tmp_path):
     (tmp_path / 'many').mkdir()
     Image.fromarray(data.astronaut()).save(tmp_path / 'many/0.png')
     (tmp_path / 'many/00.png').write_text('broken')

@@ -260,7 +260,7 @@ def test_a_folder_that_cannot_be_written(folder, full_disk):
     assert re.fullmatch('Error: Read-only file system: .*experiments/run.*', done.stdout.splitlines()[-1])
 
 
-def test_a_killed_worker_is_said_and_training_goes_on_from_what_was_saved(undisturbed, folder):
+def test_a_killed_worker_is_said_and_training_resumes_from_what_was_saved(undisturbed, folder):
     # Not at every iteration: an error that arrives while a line is being logged is told with logging's own traceback.
     options(folder, num_worker_per_gpu=2, print_freq=3)
     process = start(folder)
