@@ -10,7 +10,7 @@ really took, all of its processes together, is recorded and stands in the table.
 
 Every call resumes what --out holds; Ctrl-C or SIGTERM saves the run at work. Each piece of a run starts the program
 anew, which counts. Measure the iterations (--measure) on a quiet machine: beside other programs each costs more.
-`make reference` prepares the data. The table of all runs that are complete is OUT/table.md, and OUT/table.json.
+datasets_prep/reference.sh makes the data. The table of all runs that are complete is OUT/table.md, and OUT/table.json.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Comparison:
         for needed in ('Kodak12.lmdb', 'weather/weather.json'):
             if not (self.datasets / needed).exists():
                 raise InputError(
-                    f'--datasets {datasets}: there is no {needed} in it; `make reference` prepares the data'
+                    f'--datasets {datasets}: there is no {needed} in it; datasets_prep/reference.sh makes the data'
                 )
         before = self.record('budget')
         if before and before['seconds'] != budget:
