@@ -1,6 +1,7 @@
 """Mixed precision: what stays in float32, and that it learns as well."""
 
 from copy import deepcopy
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -107,13 +108,13 @@ def apart(opt, tmp_path, photos):
     return opt
 
 
-def trained(opt, amp):
+def trained(opt, amp, seed):
     """A model after ITERATIONS of 8 patches, and the PSNR of its averaged weights on the validation set."""
     opt['train']['amp'] = amp
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = build_model(opt)
     train_set, val_set = (build_dataset(opt['datasets'][phase]) for phase in ('train', 'val'))
-    torch.manual_seed(1000)
+    torch.manual_seed(1000 + seed)
     for iteration in range(1, ITERATIONS + 1):
         items = [train_set[index] for index in range(len(train_set))]
         model.update_learning_rate(iteration)
@@ -128,9 +129,14 @@ def trained(opt, amp):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_bf16_reaches_the_psnr_of_float32(apart):
-    _, plain = trained(deepcopy(apart), None)
-    model, mixed = trained(deepcopy(apart), 'bf16')
-    assert plain > 26
-    assert mixed == pytest.approx(plain, abs=0.1)
-    assert model.steps.skipped == 0
+    """On average: training runs of three seeds differ by 0.3 dB in either precision."""
+    plain, mixed = [], []
+    for seed in range(3):
+        plain.append(trained(deepcopy(apart), None, seed)[1])
+        model, value = trained(deepcopy(apart), 'bf16', seed)
+        mixed.append(value)
+        assert model.steps.skipped == 0
+    assert min(plain) > 26
+    assert mean(mixed) == pytest.approx(mean(plain), abs=0.1)
