@@ -1,4 +1,4 @@
-"""``python -m airnet_basicsr.report.curves``: learning curves, from what a training run logged for TensorBoard."""
+"""``python -m airnet_basicsr.report.curves``: learning curves, from the TensorBoard logs of training runs."""
 
 from airnet_basicsr.report import _packages  # noqa: F401  (before what needs them)
 

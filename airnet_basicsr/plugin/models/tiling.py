@@ -70,7 +70,7 @@ def multiple_taken(net: nn.Module) -> int:
     sides = [side for window in windows for side in (window if isinstance(window, list | tuple) else [window])]
     if isinstance(net, RRDBNet) and net.scale == 1:
         sides.append(4)
-    return math.lcm(*(side for side in sides if isinstance(side, int)))
+    return math.lcm(*(side for side in sides if isinstance(side, int) and side > 0))  # 0: no windows
 
 
 def _warn(side: int) -> None:
